@@ -1,0 +1,1 @@
+"""Measurements: picture quality, the cost of a step, memory."""

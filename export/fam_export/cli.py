@@ -1,0 +1,181 @@
+"""The command ``fam-export``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from fam_export.checkpoint import DEMO, Checkpoint, open_checkpoint
+from fam_export.exporter import ExportResult, export
+from fam_export.options import ExportOptions
+from fam_export.progress import NoProgress, ProgressBars
+from fam_runtime.cli.errors import run_cli
+
+DEFAULT_SCALE = "2"
+
+DESCRIPTION = """\
+Turn a Stable Diffusion checkpoint into a bundle: inference graphs that generate pictures at
+multiples of the trained resolution with FAM Diffusion, for the runtime, which needs no PyTorch.
+Every graph is compared with its PyTorch module before the bundle appears. A run that was killed is
+continued by running the same command again; a scale given later is added to the bundle.
+"""
+
+EXAMPLES = """\
+examples:
+  fam-export --scale 2                              the demo checkpoint, to engines/demo
+  fam-export --model ./sd15 --scale 2 --scale 3     a diffusers folder, two targets
+  fam-export --model ./sdxl --size 1536x1024        height x width in pixels
+  fam-export --scale 4                              adds 4x to engines/demo
+"""
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """The options of ``fam-export``."""
+    parser = argparse.ArgumentParser(
+        prog="fam-export",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--model",
+        metavar="DIR",
+        help="checkpoint in diffusers' folder layout (safetensors); default: the demo checkpoint",
+    )
+    parser.add_argument(
+        "--scale",
+        action="append",
+        default=[],
+        metavar="S",
+        help="target as a factor of the native size: 2, 1.5, 2x4 (height x width); repeatable; "
+        f"default: {DEFAULT_SCALE}, unless --size is given",
+    )
+    parser.add_argument(
+        "--size",
+        action="append",
+        default=[],
+        metavar="HEIGHTxWIDTH",
+        help="target in pixels; repeatable",
+    )
+    parser.add_argument(
+        "--output",
+        "-o",
+        type=Path,
+        metavar="DIR",
+        help="where the bundle goes; default: engines/NAME, after the checkpoint",
+    )
+    parser.add_argument("--quiet", "-q", action="store_true", help="no progress bars")
+    _add_method_options(parser.add_argument_group("method"))
+    return parser
+
+
+def _add_method_options(group: argparse._ArgumentGroup) -> None:
+    defaults = ExportOptions()
+    group.add_argument(
+        "--taps",
+        choices=("qk", "maps"),
+        default=defaults.tap_form,
+        help="form of the native attention: queries and keys, or maps (larger, the same picture); "
+        "default: %(default)s",
+    )
+    group.add_argument(
+        "--tap-layers",
+        action="append",
+        metavar="LAYER",
+        help="self-attention layer, or prefix such as up_blocks.0; repeatable; default: the first "
+        "up-block with attention, as in the paper",
+    )
+    group.add_argument(
+        "--no-guidance",
+        action="store_true",
+        help="no classifier-free-guidance batch (distilled checkpoints)",
+    )
+    group.add_argument(
+        "--fm-cutoff",
+        choices=("target", "native"),
+        default=defaults.cutoff_reference,
+        help="size that sets the cut-off frequency of FM; default: %(default)s",
+    )
+    group.add_argument(
+        "--upsample",
+        choices=("bicubic", "bilinear", "nearest"),
+        default=defaults.upsample_mode,
+        help="interpolation between the stages; default: %(default)s",
+    )
+    group.add_argument(
+        "--upsample-space",
+        choices=("latent", "pixel"),
+        default=defaults.upsample_space,
+        help="interpolate latents, or decode, interpolate pixels and encode; default: %(default)s",
+    )
+    group.add_argument(
+        "--size-conditions",
+        choices=("stage", "native"),
+        default=defaults.size_conditions,
+        help="SDXL: the size that the target stage is told; default: its own (%(default)s)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do what the command line asks."""
+    checkpoint = open_checkpoint(arguments.model)
+    output = arguments.output or Path("engines") / checkpoint.name
+    scales = arguments.scale or ([] if arguments.size else [DEFAULT_SCALE])
+    if not arguments.quiet:
+        _say_what(checkpoint, output)
+    begun = time.monotonic()
+    result = export(
+        checkpoint,
+        output,
+        scales=scales,
+        sizes=arguments.size,
+        options=options_from(arguments),
+        progress=NoProgress() if arguments.quiet else ProgressBars(),
+    )
+    if not arguments.quiet:
+        _say_result(result, time.monotonic() - begun)
+    return 0
+
+
+def options_from(arguments: argparse.Namespace) -> ExportOptions:
+    """The export options in parsed arguments."""
+    return ExportOptions(
+        tap_form=arguments.taps,
+        tap_layers=tuple(arguments.tap_layers) if arguments.tap_layers else None,
+        guidance=not arguments.no_guidance,
+        cutoff_reference=arguments.fm_cutoff,
+        upsample_space=arguments.upsample_space,
+        upsample_mode=arguments.upsample,
+        size_conditions=arguments.size_conditions,
+    )
+
+
+def _say_what(checkpoint: Checkpoint, output: Path) -> None:
+    if checkpoint.name == DEMO:
+        print("No --model given: exporting the small demo checkpoint that ships with fam-export.")
+    kind = {"sd": "Stable Diffusion 1.x/2.x", "sdxl": "Stable Diffusion XL"}[checkpoint.family]
+    print(f"{kind} checkpoint {checkpoint.name} -> {output}", flush=True)
+
+
+def _say_result(result: ExportResult, seconds: float) -> None:
+    size = sum(f.stat().st_size for f in result.bundle.rglob("*") if f.is_file()) / 1e6
+    for target in result.present:
+        print(f"{target} was there already")
+    for target in result.added:
+        print(f"{target} added")
+    print(f"{result.bundle}: {size:.1f} MB, {seconds:.0f} s")
+    if result.added:
+        target = result.added[0]
+        print(f'now: fam-generate {result.bundle} "a red circle" --size {target}')
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``fam-export``; returns the exit status."""
+    return run_cli(run, argument_parser(), argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

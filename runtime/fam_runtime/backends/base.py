@@ -1,0 +1,138 @@
+"""What every backend offers: graphs of a bundle as runners, and values they pass to each other.
+
+A **value** is a tensor in the place where the backend computes: a NumPy array, or memory of a
+device. Samplers pass values from one runner to the next without looking at them, so that latents
+and native attention never leave the device; :meth:`Backend.upload` and :meth:`Backend.download` are
+the only ways in and out. Every runner also accepts NumPy arrays, for scalars and noise.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from fam_runtime.backends.checks import check_feeds, check_output_names
+from fam_runtime.errors import BackendError
+
+if TYPE_CHECKING:
+    from fam_runtime.bundle import Bundle, GraphSpec
+
+Array = npt.NDArray[Any]
+
+
+class Value(Protocol):
+    """A tensor of some backend; only its shape and dtype are anybody else's business."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Dimensions."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Element type."""
+        ...
+
+
+Values = Mapping[str, Value]
+
+
+class Runner(ABC):
+    """One loaded graph. Backends implement :meth:`infer_impl` and :meth:`close_impl`.
+
+    Args:
+        graph: name of the graph's file in the bundle.
+        spec: its inputs and outputs, from the manifest.
+    """
+
+    def __init__(self, graph: str, spec: GraphSpec) -> None:
+        self.graph, self.spec = graph, spec
+        self._closed = False
+
+    def run(self, feeds: Values, outputs: Sequence[str] | None = None) -> dict[str, Value]:
+        """Compute `outputs` (None: all of them) from `feeds`.
+
+        The values that come back belong to the caller: later runs do not overwrite them.
+
+        Args:
+            feeds: one value per input of the graph, by name.
+            outputs: names of the outputs that are wanted; what only others need may be skipped.
+
+        Raises:
+            BackendError: a feed is missing, unknown, of another dtype or of a shape that does not
+                fit the graph; an output is unknown; the runner is closed; or the library failed.
+        """
+        if self._closed:
+            raise BackendError(
+                f"{self.graph} was closed", expected="an open runner", fix="load the graph again"
+            )
+        check_feeds(self.graph, self.spec.inputs, feeds)
+        available = tuple(output.name for output in self.spec.outputs)
+        wanted = available if outputs is None else tuple(outputs)
+        check_output_names(self.graph, wanted, available)
+        return self.infer_impl(feeds, wanted)
+
+    def close(self) -> None:
+        """Free what the graph holds; closing twice is allowed."""
+        if not self._closed:
+            self._closed = True
+            self.close_impl()
+
+    @abstractmethod
+    def infer_impl(self, feeds: Values, outputs: Sequence[str]) -> dict[str, Value]:
+        """Run the graph on checked feeds and return exactly `outputs`."""
+
+    @abstractmethod
+    def close_impl(self) -> None:
+        """Free the session or engine."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Backend(ABC):
+    """An inference library on one device."""
+
+    name: str
+    """What `--backend` calls it."""
+
+    @abstractmethod
+    def load(self, bundle: Bundle, graph: str) -> Runner:
+        """Load a graph of `bundle` by the name of its file.
+
+        Raises:
+            BackendError: the library is missing or refuses the graph.
+        """
+
+    @abstractmethod
+    def describe(self) -> dict[str, str]:
+        """Name, library version and device, for a picture's settings."""
+
+    def upload(self, array: Array) -> Value:
+        """Bring an array to where the backend computes; the array itself where that is the host."""
+        return array
+
+    def download(self, value: Value) -> Array:
+        """Bring a value back as an array of the same shape and dtype; the caller must not write."""
+        return np.asarray(value)
+
+    def zeros(self, shape: tuple[int, ...], dtype: str) -> Value:
+        """A value full of zeros."""
+        return self.upload(np.zeros(shape, np.dtype(dtype)))
+
+    def close(self) -> None:
+        """Free what is shared between runners; runners are closed by who loaded them."""
+        return

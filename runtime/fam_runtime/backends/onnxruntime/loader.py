@@ -1,0 +1,188 @@
+"""From a graph file to an ONNX Runtime session."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from fam_runtime.errors import BackendError, InvalidRequest
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+Provider = Literal["cpu", "cuda"]
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_LOG_ERRORS_ONLY = 3
+_TENSOR_ALIGNMENT_BYTES = 64
+_MAX_SHARED_TENSORS = 1_000_000
+
+
+def import_onnxruntime() -> Any:
+    """The onnxruntime module.
+
+    Raises:
+        BackendError: it is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BackendError(
+            "the onnxruntime backend needs the onnxruntime package",
+            got=f"{type(error).__name__}: {error}",
+            expected="an installed onnxruntime",
+            fix="pip install fam-diffusion[cpu] (or fam-diffusion[cuda] for a GPU)",
+        ) from error
+    onnxruntime.set_default_logger_severity(_LOG_ERRORS_ONLY)
+    return onnxruntime
+
+
+@dataclass(frozen=True)
+class SessionSettings:
+    """How sessions are made.
+
+    Attributes:
+        provider: where the graphs run.
+        num_threads: threads of an operator; None leaves it to ONNX Runtime (one per core).
+        low_memory: weights stay in one memory-mapped file, shared by all sessions, without the
+            copies in a faster layout that ONNX Runtime would make; memory is given back after
+            each run. About half of the memory at 1.5 times the time.
+    """
+
+    provider: Provider = "cpu"
+    num_threads: int | None = None
+    low_memory: bool = False
+
+    def __post_init__(self) -> None:
+        if self.provider not in _PROVIDERS:
+            raise InvalidRequest(
+                "unknown provider of the onnxruntime backend",
+                got=self.provider,
+                expected=" or ".join(_PROVIDERS),
+                fix="use cpu, the default",
+            )
+        if self.num_threads is not None and self.num_threads < 1:
+            raise InvalidRequest(
+                "num_threads is too small",
+                got=self.num_threads,
+                expected="at least 1, or None for one per core",
+                fix="leave it out",
+            )
+
+
+class SharedWeights:
+    """Every tensor of ``unet/weights.bin`` as an ONNX Runtime value over one memory map.
+
+    Args:
+        weights: the file of tensors.
+        index: ``weights.json``: name to dtype, shape, offset and bytes.
+
+    Raises:
+        BackendError: the index does not fit the file.
+    """
+
+    def __init__(self, weights: Path, index: Path) -> None:
+        runtime = import_onnxruntime()
+        entries = json.loads(index.read_text("utf-8"))
+        if not isinstance(entries, dict) or len(entries) > _MAX_SHARED_TENSORS:
+            raise _bad_index(index, type(entries).__name__)
+        self._memory = np.memmap(weights, dtype=np.uint8, mode="r")
+        self._values = {
+            name: runtime.OrtValue.ortvalue_from_numpy(self._tensor(index, name, entry))
+            for name, entry in entries.items()
+        }
+
+    def add_to(self, options: onnxruntime.SessionOptions) -> None:
+        """Make a session use these tensors instead of reading its own; unused ones are ignored."""
+        for name, value in self._values.items():
+            options.add_initializer(name, value)
+
+    def _tensor(self, index: Path, name: str, entry: dict[str, Any]) -> np.ndarray[Any, Any]:
+        try:
+            dtype, shape = np.dtype(str(entry["dtype"])), tuple(map(int, entry["shape"]))
+            offset, size = int(entry["offset"]), int(entry["bytes"])
+            if offset < 0 or offset % _TENSOR_ALIGNMENT_BYTES or offset + size > self._memory.size:
+                raise ValueError("outside of the file")
+            return self._memory[offset : offset + size].view(dtype).reshape(shape)
+        except (KeyError, TypeError, ValueError) as error:
+            raise _bad_index(index, f"{name}: {entry}") from error
+
+
+def _bad_index(index: Path, got: str) -> BackendError:
+    return BackendError(
+        f"{index.name} does not describe the weights beside it",
+        got=got,
+        expected="name to dtype, shape, offset and bytes",
+        fix="export the bundle again",
+    )
+
+
+class SessionFromOnnx:
+    """Makes a session from a graph file when it is called.
+
+    Args:
+        path: the graph.
+        settings: provider, threads, memory.
+        weights: shared tensors for a UNet graph in low-memory mode.
+    """
+
+    def __init__(
+        self, path: Path, settings: SessionSettings, weights: SharedWeights | None = None
+    ) -> None:
+        self.path, self.settings, self.weights = path, settings, weights
+
+    def __call__(self) -> onnxruntime.InferenceSession:
+        """Load the graph.
+
+        Raises:
+            BackendError: onnxruntime is missing or refuses the graph, or has no such provider.
+        """
+        runtime = import_onnxruntime()
+        provider = _PROVIDERS[self.settings.provider]
+        if provider not in runtime.get_available_providers():
+            raise BackendError(
+                f"this onnxruntime has no {provider}",
+                got=", ".join(runtime.get_available_providers()),
+                expected=provider,
+                fix="pip install fam-diffusion[cuda], or use provider='cpu'",
+            )
+        try:
+            return runtime.InferenceSession(
+                str(self.path), self._options(runtime), providers=[provider]
+            )
+        except Exception as error:  # onnxruntime's errors share no base class but Exception
+            raise error_from_onnxruntime(
+                f"onnxruntime cannot load {self.path.name}", error
+            ) from error
+
+    def _options(self, runtime: Any) -> onnxruntime.SessionOptions:
+        options = runtime.SessionOptions()
+        options.log_severity_level = _LOG_ERRORS_ONLY
+        # Fixed, because the level decides which operators are fused and so the last bits.
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
+        options.use_deterministic_compute = True
+        if self.settings.num_threads is not None:
+            options.intra_op_num_threads = self.settings.num_threads
+        if self.settings.low_memory:
+            options.enable_cpu_mem_arena = False
+            options.add_session_config_entry("session.disable_prepacking", "1")
+            if self.weights is not None:
+                self.weights.add_to(options)
+        return options
+
+
+def error_from_onnxruntime(what: str, error: Exception) -> BackendError:
+    """What onnxruntime said, on one line, with advice where there is some."""
+    text = " ".join(str(error).split())
+    memory = any(word in text.lower() for word in ("alloc", "out of memory"))
+    fix = (
+        "use low_memory=True, a smaller size or a smaller tile"
+        if memory
+        else ("run fam-inspect on the bundle; if it is intact, try another onnxruntime version")
+    )
+    return BackendError(what, got=text[:500], expected="a successful call", fix=fix)

@@ -1,0 +1,89 @@
+"""A session as a runner; on a GPU, values stay there between runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fam_runtime.backends.base import Runner, Value, Values
+from fam_runtime.backends.onnxruntime.loader import (
+    Provider,
+    error_from_onnxruntime,
+    import_onnxruntime,
+)
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+    from fam_runtime.bundle import GraphSpec
+
+
+class DeviceValue:
+    """A tensor in GPU memory.
+
+    Args:
+        memory: the onnxruntime value that owns it.
+        dtype: its element type.
+    """
+
+    def __init__(self, memory: Any, dtype: np.dtype[Any]) -> None:
+        self.memory, self.dtype = memory, dtype
+        self.shape: tuple[int, ...] = tuple(memory.shape())
+
+
+class OnnxruntimeRunner(Runner):
+    """A graph in an ONNX Runtime session.
+
+    Args:
+        graph: name of the graph's file in the bundle.
+        spec: its inputs and outputs.
+        session: the loaded session.
+        provider: where it runs.
+    """
+
+    def __init__(
+        self,
+        graph: str,
+        spec: GraphSpec,
+        session: onnxruntime.InferenceSession,
+        provider: Provider = "cpu",
+    ) -> None:
+        super().__init__(graph, spec)
+        self._session: Any = session
+        self._provider = provider
+        self._dtypes = {output.name: np.dtype(output.dtype) for output in spec.outputs}
+        self._run_options: Any = import_onnxruntime().RunOptions()
+        # A replayed native step wants the taps only: skip what comes after them.
+        self._run_options.only_execute_path_to_fetches = True
+
+    def infer_impl(self, feeds: Values, outputs: Sequence[str]) -> dict[str, Value]:
+        """Run the session; see :meth:`fam_runtime.backends.base.Runner.run`."""
+        try:
+            if self._provider == "cpu":
+                values = self._session.run(list(outputs), dict(feeds), self._run_options)
+                return dict(zip(outputs, values, strict=True))
+            return self._run_bound(feeds, outputs)
+        except Exception as error:  # onnxruntime's errors share no base class but Exception
+            raise error_from_onnxruntime(f"onnxruntime failed in {self.graph}", error) from error
+
+    def close_impl(self) -> None:
+        """Drop the session, which frees its memory."""
+        self._session = None
+
+    def _run_bound(self, feeds: Values, outputs: Sequence[str]) -> dict[str, Value]:
+        binding = self._session.io_binding()
+        for name, value in feeds.items():
+            if isinstance(value, DeviceValue):
+                binding.bind_ortvalue_input(name, value.memory)
+            else:
+                binding.bind_cpu_input(name, np.ascontiguousarray(np.asarray(value)))
+        for name in outputs:
+            binding.bind_output(name, self._provider)
+        self._session.run_with_iobinding(binding, self._run_options)
+        values = binding.get_outputs()
+        return {
+            name: DeviceValue(value, self._dtypes[name])
+            for name, value in zip(outputs, values, strict=True)
+        }

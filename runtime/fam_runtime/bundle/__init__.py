@@ -1,0 +1,57 @@
+"""Bundles: their manifest, reading them safely, publishing them at once (docs/bundle_format.md)."""
+
+from fam_runtime.bundle.integrity import file_record, verify_file
+from fam_runtime.bundle.manifest import (
+    MANIFEST_NAME,
+    NATIVE_GRAPH,
+    TENSOR_DTYPE_BYTES,
+    Defaults,
+    FileRecord,
+    FrequencyModulationInfo,
+    GeneratorInfo,
+    GraphSpec,
+    Manifest,
+    ModelInfo,
+    PixelSize,
+    TapLayer,
+    Taps,
+    Target,
+    TensorSpec,
+    TextEncoderInfo,
+    UpsampleInfo,
+    VaeInfo,
+    noise_schedule_from_config,
+    scale_text,
+)
+from fam_runtime.bundle.publish import add_files, publish_directory, write_atomically
+from fam_runtime.bundle.reader import Bundle, KernelTables
+
+__all__ = [
+    "MANIFEST_NAME",
+    "NATIVE_GRAPH",
+    "TENSOR_DTYPE_BYTES",
+    "Bundle",
+    "Defaults",
+    "FileRecord",
+    "FrequencyModulationInfo",
+    "GeneratorInfo",
+    "GraphSpec",
+    "KernelTables",
+    "Manifest",
+    "ModelInfo",
+    "PixelSize",
+    "TapLayer",
+    "Taps",
+    "Target",
+    "TensorSpec",
+    "TextEncoderInfo",
+    "UpsampleInfo",
+    "VaeInfo",
+    "add_files",
+    "file_record",
+    "noise_schedule_from_config",
+    "publish_directory",
+    "scale_text",
+    "verify_file",
+    "write_atomically",
+]

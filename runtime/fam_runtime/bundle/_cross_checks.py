@@ -1,0 +1,233 @@
+"""What the parts of a manifest must say about each other (docs/bundle_format.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from fam_runtime import contract
+from fam_runtime.bundle.manifest_parts import GraphSpec, PixelSize, TensorSpec
+from fam_runtime.errors import BundleDamaged, BundleVersionUnsupported
+
+if TYPE_CHECKING:
+    from fam_runtime.bundle.manifest import Manifest
+
+_NATIVE = "unet/native.onnx"
+_WEIGHTS = ("unet/weights.bin", "unet/weights.json")
+
+
+def check_references(manifest: Manifest) -> None:
+    """Hold the parts of `manifest` against each other.
+
+    Raises:
+        BundleDamaged: naming the first contradiction.
+        BundleVersionUnsupported: if a step graph takes an input this version cannot feed.
+    """
+    for check in _CHECKS:
+        check(manifest)
+
+
+def _files(manifest: Manifest) -> None:
+    if "manifest.json" in manifest.files:
+        raise _contradiction("files", got="manifest.json", expected="every file except itself")
+    for name in manifest.files:
+        parents = name.split("/")[:-1]
+        for i in range(1, len(parents) + 1):
+            if "/".join(parents[:i]) in manifest.files:
+                raise _contradiction(
+                    "files", got=name, expected=f"{'/'.join(parents[:i])} to be a file or a folder"
+                )
+    listed = [name for name in _WEIGHTS if name in manifest.files]
+    if len(listed) == 1:
+        raise _contradiction("files", got=listed, expected=" and ".join(_WEIGHTS) + " together")
+
+
+def _graphs(manifest: Manifest) -> None:
+    for name in manifest.graphs:
+        if not name.endswith(".onnx"):
+            raise _contradiction("graphs", got=name, expected="a name that ends with .onnx")
+        _require(name, manifest.files, f"graphs[{name!r}]", "files")
+    _require(_NATIVE, manifest.graphs, "the native step", "graphs")
+    _require(manifest.vae.encoder, manifest.graphs, "vae.encoder", "graphs")
+    _require(manifest.vae.decoder, manifest.graphs, "vae.decoder", "graphs")
+    for i, target in enumerate(manifest.targets):
+        _require(target.step, manifest.graphs, f"targets[{i}].step", "graphs")
+        _require(target.upsample, manifest.graphs, f"targets[{i}].upsample", "graphs")
+        _require(target.kernels, manifest.files, f"targets[{i}].kernels", "files")
+
+
+def _text_encoders(manifest: Manifest) -> None:
+    if not manifest.text_encoders:
+        raise _contradiction("text_encoders", got=0, expected="at least one text encoder")
+    for i, encoder in enumerate(manifest.text_encoders):
+        _require(encoder.graph, manifest.graphs, f"text_encoders[{i}].graph", "graphs")
+        _require(encoder.tokenizer, manifest.files, f"text_encoders[{i}].tokenizer", "files")
+
+
+def _sizes(manifest: Manifest) -> None:
+    model, native = manifest.model, manifest.native
+    if model.size_multiple % model.vae_scale_factor:
+        raise _contradiction(
+            "model.size_multiple",
+            got=model.size_multiple,
+            expected=f"a multiple of vae_scale_factor, {model.vae_scale_factor}",
+        )
+    _multiple("native", native, model.size_multiple)
+    previous = None
+    for i, target in enumerate(manifest.targets):
+        place = f"targets[{i}]"
+        _multiple(place, target.size, model.size_multiple)
+        if target.height < native.height or target.width < native.width:
+            raise _contradiction(
+                place, got=str(target.size), expected=f"no side smaller than native, {native}"
+            )
+        if previous is not None and target.size <= previous:
+            raise _contradiction(
+                place, got=str(target.size), expected=f"sorted and unique sizes, after {previous}"
+            )
+        previous = target.size
+
+
+def _multiple(place: str, size: PixelSize, multiple: int) -> None:
+    if size.height % multiple or size.width % multiple:
+        raise _contradiction(
+            place, got=str(size), expected=f"sides that are multiples of size_multiple, {multiple}"
+        )
+
+
+def _model(manifest: Manifest) -> None:
+    is_sdxl = manifest.model.family == "sdxl"
+    if is_sdxl != (manifest.size_conditions is not None):
+        raise _contradiction(
+            "size_conditions",
+            got=manifest.size_conditions or "null",
+            expected="'stage' or 'native' for sdxl" if is_sdxl else "null for sd",
+        )
+    steps = manifest.noise_schedule["num_train_timesteps"]
+    if manifest.defaults.num_inference_steps > steps:
+        raise _contradiction(
+            "defaults.num_inference_steps",
+            got=manifest.defaults.num_inference_steps,
+            expected=f"at most num_train_timesteps, {steps}",
+        )
+
+
+def _taps(manifest: Manifest) -> None:
+    names: set[str] = set()
+    height, width = manifest.latent_size(manifest.native)
+    for i, layer in enumerate(manifest.taps.layers):
+        place = f"taps.layers[{i}]"
+        if layer.name in names:
+            raise _contradiction(place, got=layer.name, expected="every layer once")
+        names.add(layer.name)
+        if layer.channels % layer.heads:
+            raise _contradiction(
+                place, got=layer.channels, expected=f"channels divisible by {layer.heads} heads"
+            )
+        if layer.tokens[0] > height or layer.tokens[1] > width:
+            raise _contradiction(
+                place, got=layer.tokens, expected=f"a grid within the latent, {height}x{width}"
+            )
+
+
+def _step_graphs(manifest: Manifest) -> None:
+    """The native graph's taps are the target graphs' inputs: one buffer serves both."""
+    tap_names = [
+        name
+        for layer in manifest.taps.layers
+        for name in contract.tap_names(layer.name, manifest.taps.form)
+    ]
+    outputs = [contract.NEXT_LATENT, contract.PREDICTION]
+    inputs = _step_inputs(manifest)
+    native = manifest.graphs[_NATIVE]
+    _names(f"graphs[{_NATIVE!r}].inputs", native.inputs, inputs)
+    _names(f"graphs[{_NATIVE!r}].outputs", native.outputs, outputs + tap_names)
+    _tap_dtypes(manifest, native, tap_names)
+    for target in manifest.targets:
+        graph, place = manifest.graphs[target.step], f"graphs[{target.step!r}]"
+        _names(f"{place}.inputs", graph.inputs, inputs + _TARGET_INPUTS + tap_names)
+        _names(f"{place}.outputs", graph.outputs, outputs)
+        given = {spec.name: spec for spec in native.outputs}
+        for spec in graph.inputs:
+            if spec.name in tap_names and spec != given[spec.name]:
+                raise _contradiction(
+                    f"{place}.inputs: {spec.name}",
+                    got=(spec.dtype, spec.shape),
+                    expected=f"what the native graph gives, {given[spec.name].shape}",
+                )
+
+
+_TARGET_INPUTS = [
+    contract.REFERENCE_LATENT,
+    contract.REFERENCE_NOISE,
+    contract.FM_KERNEL_ROWS,
+    contract.FM_KERNEL_COLUMNS,
+    contract.FM_WEIGHT,
+    contract.AM_STRENGTH,
+]
+
+
+def _step_inputs(manifest: Manifest) -> list[str]:
+    names = [
+        contract.LATENT,
+        contract.TIMESTEP,
+        contract.STEP_COEFFICIENTS,
+        contract.PREVIOUS_PREDICTION,
+        contract.STEP_NOISE,
+        contract.PROMPT_EMBEDS,
+    ]
+    if manifest.model.guidance:
+        names.append(contract.GUIDANCE_SCALE)
+    if manifest.model.family == "sdxl":
+        names += [contract.POOLED_PROMPT_EMBEDS, contract.TIME_IDS]
+    return names
+
+
+def _tap_dtypes(manifest: Manifest, native: GraphSpec, tap_names: list[str]) -> None:
+    for spec in native.outputs:
+        if spec.name in tap_names and spec.dtype != manifest.model.tap_dtype:
+            raise _contradiction(
+                f"graphs[{_NATIVE!r}].outputs: {spec.name}",
+                got=spec.dtype,
+                expected=f"the dtype of model.dtype, {manifest.model.tap_dtype}",
+            )
+
+
+def _names(place: str, specs: Iterable[TensorSpec], required: list[str]) -> None:
+    have = {spec.name for spec in specs}
+    for name in required:
+        if name not in have:
+            raise _contradiction(place, got=f"no {name}", expected=", ".join(required))
+    unknown = sorted(have - set(required))
+    if unknown:
+        raise BundleVersionUnsupported(
+            f"manifest.json: {place} has a name this version does not know",
+            got=unknown[0],
+            expected=", ".join(required),
+            fix="upgrade this package, or export the checkpoint again with this version",
+        )
+
+
+def _require(name: str, table: object, place: str, where: str) -> None:
+    if isinstance(table, dict) and name not in table:
+        raise _contradiction(place, got=name, expected=f"a file listed in {where}")
+
+
+def _contradiction(place: str, *, got: object, expected: str) -> BundleDamaged:
+    return BundleDamaged(
+        f"manifest.json: {place} is not right",
+        got=got,
+        expected=expected,
+        fix="get the bundle again or export it again with fam-export",
+    )
+
+
+_CHECKS: tuple[Callable[[Manifest], None], ...] = (
+    _files,
+    _graphs,
+    _text_encoders,
+    _sizes,
+    _model,
+    _taps,
+    _step_graphs,
+)

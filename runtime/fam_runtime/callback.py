@@ -1,0 +1,90 @@
+"""The callback after each step, with diffusers' signature, and the ways to stop.
+
+``callback(pipe, step_index, timestep, callback_kwargs)`` may return a dictionary with ``"latents"``
+to go on with other ones. `callback_kwargs` holds ``latents`` (float32 ``[B, C, h, w]``), ``stage``
+(``"native"`` or ``"target"``; `step_index` starts at 0 in each) and ``picture_index``, the first
+picture of the batch.
+
+A call stops, with :class:`Cancelled`, when the callback sets ``pipe.interrupt = True`` (another
+thread may do so too) or raises :class:`Cancelled` itself. diffusers would decode the half-made
+latent; we do not, because it is no picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fam_runtime.backends.base import Backend, Value
+from fam_runtime.errors import Cancelled, InvalidRequest
+from fam_runtime.progress import Progress
+
+if TYPE_CHECKING:
+    from fam_runtime.pipeline import FamPipeline
+    from fam_runtime.sampler import Stage
+    from fam_runtime.schedulers import StepPlan
+
+CallbackOnStepEnd = Callable[["FamPipeline", int, float, dict[str, Any]], Mapping[str, Any] | None]
+
+
+class StepWatcher:
+    """Moves the progress bar, calls the callback, and stops the run.
+
+    Args:
+        pipeline: given to the callback; its `interrupt` is looked at.
+        backend: brings latents to the host for the callback, and back.
+        progress: the bar.
+        callback: the user's, or None.
+    """
+
+    def __init__(
+        self,
+        pipeline: FamPipeline,
+        backend: Backend,
+        progress: Progress,
+        callback: CallbackOnStepEnd | None,
+    ) -> None:
+        self.pipeline, self.backend, self.progress = pipeline, backend, progress
+        self.callback = callback
+        self.picture_index = 0
+
+    def after_step(self, stage: Stage, index: int, step: StepPlan, latent: Value) -> Value:
+        """What happens after step `index` of `stage`; returns the latent to go on with.
+
+        Raises:
+            Cancelled: the user stops the run.
+            InvalidRequest: the callback returned latents that do not fit.
+        """
+        self.progress.advance()
+        if self.callback is not None:
+            latents = self.backend.download(latent)
+            kwargs = {"latents": latents, "stage": stage, "picture_index": self.picture_index}
+            returned = self.callback(self.pipeline, index, step.timestep, kwargs)
+            replaced = (returned or {}).get("latents", latents)
+            if replaced is not latents:
+                latent = self.backend.upload(_checked(replaced, latents.shape))
+        self.check_interrupt()
+        return latent
+
+    def check_interrupt(self) -> None:
+        """Stop if the user asked for it.
+
+        Raises:
+            Cancelled: they did.
+        """
+        if self.pipeline.interrupt:
+            raise Cancelled("the generation was stopped", fix="nothing was written")
+
+
+def _checked(latents: Any, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    array = np.array(latents, dtype=np.float32)
+    if array.shape != shape:
+        raise InvalidRequest(
+            "the callback returned latents of another shape",
+            got=array.shape,
+            expected=str(shape),
+            fix="return latents of the shape that came in, or none",
+        )
+    return array

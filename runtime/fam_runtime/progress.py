@@ -1,0 +1,84 @@
+"""Progress bars, one per stage."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+
+class Progress(Protocol):
+    """Told about stages and their steps."""
+
+    def start(self, stage: str, total: int) -> None:
+        """A stage of `total` steps begins; the one before has ended."""
+        ...
+
+    def advance(self) -> None:
+        """A step is done."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more will come."""
+        ...
+
+
+class NoProgress:
+    """Says nothing."""
+
+    def start(self, stage: str, total: int) -> None:
+        """Ignored."""
+
+    def advance(self) -> None:
+        """Ignored."""
+
+    def close(self) -> None:
+        """Ignored."""
+
+
+class ProgressBars:
+    """A tqdm bar per stage on the standard error stream; silent where that is no terminal.
+
+    Args:
+        force: draw even where the stream is no terminal.
+    """
+
+    def __init__(self, *, force: bool = False) -> None:
+        self._force = force
+        self._bar: Any = None
+
+    def start(self, stage: str, total: int) -> None:
+        """Close the bar before and open one called `stage`."""
+        from tqdm import tqdm
+
+        self.close()
+        self._bar = tqdm(
+            total=total,
+            desc=stage,
+            file=sys.stderr,
+            disable=False if self._force else None,
+            unit="step",
+            dynamic_ncols=True,
+        )
+
+    def advance(self) -> None:
+        """One step further."""
+        if self._bar is not None:
+            self._bar.update(1)
+
+    def close(self) -> None:
+        """Leave the last bar as it stands."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,309 @@
+"""A call of the pipeline, checked and with every default filled in, before anything is loaded."""
+
+from __future__ import annotations
+
+import math
+import operator
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from fam_runtime.errors import InvalidRequest, TargetNotBuilt
+from fam_runtime.methods import DEFAULT_METHOD, Method, method_named, resolve_am_strength
+from fam_runtime.native_attention import NATIVE_ATTENTION_MODES, NativeAttentionMode
+from fam_runtime.noise import DEFAULT_NOISE_SOURCE, noise_source
+from fam_runtime.prompt import check_prompt
+from fam_runtime.tiling import Tiling, default_tiling
+
+if TYPE_CHECKING:
+    from fam_runtime.bundle import Bundle, Manifest, Target
+
+Prompt = str | Sequence[str]
+Scale = float | tuple[float, float]
+Seed = int | Sequence[int] | None
+TileChoice = Literal["auto"] | int | Tiling | None
+
+MAX_PICTURES = 1_000
+_DRAWN_SEED_BITS = 32
+
+
+@dataclass(frozen=True)
+class PictureRequest:
+    """One picture: texts and seed. A missing negative prompt is None, which is not an empty one."""
+
+    prompt: str
+    negative_prompt: str | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that decides the pictures of a call, and how they are made.
+
+    Attributes:
+        pictures: one entry per picture.
+        target: size, and the graphs that make it.
+        tiling: of the VAE decode at the target size; None is one piece.
+        native_attention, memory_budget_bytes: how taps are kept; they change no bit of a picture.
+        pictures_per_batch: how many pictures go through a graph at once.
+    """
+
+    pictures: tuple[PictureRequest, ...]
+    target: Target
+    num_inference_steps: int
+    guidance_scale: float
+    scheduler: str
+    method_name: str
+    am_strength: float
+    noise: str
+    tiling: Tiling | None
+    native_attention: NativeAttentionMode
+    memory_budget_bytes: int | None
+    pictures_per_batch: int
+
+    @property
+    def method(self) -> Method:
+        """The method's choices of inputs."""
+        return method_named(self.method_name)
+
+
+def resolve_request(
+    bundle: Bundle,
+    prompt: Prompt,
+    negative_prompt: Prompt | None = None,
+    *,
+    scale: Scale | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    seed: Seed = 0,
+    num_images_per_prompt: int = 1,
+    method: str | None = None,
+    scheduler: str | None = None,
+    am_strength: float | None = None,
+    native_attention: NativeAttentionMode = "auto",
+    memory_budget_bytes: int | None = None,
+    noise: str | None = None,
+    tile: TileChoice = "auto",
+    pictures_per_batch: int = 1,
+    low_memory: bool = False,
+) -> Request:
+    """Check a call's arguments and fill in the bundle's defaults.
+
+    Raises:
+        TargetNotBuilt: the bundle has no such size.
+        InvalidRequest: another argument cannot be used.
+    """
+    manifest = bundle.manifest
+    method_name = DEFAULT_METHOD if method is None else method
+    target = _target(bundle, scale, height, width)
+    latent = manifest.latent_size(target)
+    request = Request(
+        pictures=_pictures(prompt, negative_prompt, seed, num_images_per_prompt),
+        target=target,
+        num_inference_steps=_steps(manifest, num_inference_steps),
+        guidance_scale=_guidance_scale(manifest, guidance_scale),
+        scheduler=manifest.defaults.scheduler if scheduler is None else scheduler,
+        method_name=method_name,
+        am_strength=resolve_am_strength(method_name, am_strength, manifest.defaults.am_strength),
+        noise=DEFAULT_NOISE_SOURCE if noise is None else noise,
+        tiling=_tiling(tile, latent, low_memory=low_memory),
+        native_attention=native_attention,
+        memory_budget_bytes=memory_budget_bytes,
+        pictures_per_batch=_positive("pictures_per_batch", pictures_per_batch),
+    )
+    if native_attention not in NATIVE_ATTENTION_MODES:
+        raise InvalidRequest(
+            "unknown native_attention",
+            got=native_attention,
+            expected=" or ".join(NATIVE_ATTENTION_MODES),
+            fix="use auto, the default",
+        )
+    for picture in request.pictures:
+        noise_source(request.noise, picture.seed)
+    return request
+
+
+def _target(bundle: Bundle, scale: Scale | None, height: int | None, width: int | None) -> Target:
+    """The target of a scale or of a size; without either the smallest that the bundle has."""
+    manifest = bundle.manifest
+    if scale is not None and (height is not None or width is not None):
+        raise InvalidRequest(
+            "both a scale and a size were given",
+            got=f"scale {scale}, {height}x{width}",
+            expected="one of them",
+            fix="leave one out",
+        )
+    if (height is None) != (width is None):
+        raise InvalidRequest(
+            "half of a size was given",
+            got=f"height {height}, width {width}",
+            expected="both height and width, in pixels",
+            fix="give both",
+        )
+    try:
+        if height is not None and width is not None:
+            return _target_of_size(manifest, height, width)
+        if scale is not None:
+            return manifest.target_for_scale(_scale(scale))
+        if manifest.targets:
+            return manifest.targets[0]
+        return manifest.target_for_scale(2.0)
+    except TargetNotBuilt as error:
+        raise TargetNotBuilt(
+            error.what,
+            got=error.got,
+            expected=error.expected,
+            fix=f"{error.fix}{_model_option(manifest)} --output {bundle.root}",
+        ) from None
+
+
+def _target_of_size(manifest: Manifest, height: int, width: int) -> Target:
+    multiple = manifest.model.size_multiple
+    if min(height, width) <= 0 or height % multiple or width % multiple:
+        raise InvalidRequest(
+            "the checkpoint cannot make this size",
+            got=f"{height}x{width}",
+            expected=f"height and width that are multiples of {multiple} pixels",
+            fix="choose one of " + ", ".join(str(target.size) for target in manifest.targets),
+        )
+    return manifest.target_for(height, width)
+
+
+def _scale(scale: Scale) -> Scale:
+    factors = scale if isinstance(scale, tuple) else (scale, scale)
+    if len(factors) != 2 or not all(math.isfinite(f) and f > 0 for f in factors):
+        raise InvalidRequest(
+            "scale is out of range",
+            got=scale,
+            expected="a positive factor, or a pair of them (height, width)",
+            fix="use 2",
+        )
+    return scale
+
+
+def _model_option(manifest: Manifest) -> str:
+    name = manifest.model.name
+    return "" if name == "demo" else f" --model {name}"
+
+
+def _steps(manifest: Manifest, steps: int | None) -> int:
+    if steps is None:
+        return manifest.defaults.num_inference_steps
+    return _positive("num_inference_steps", steps)
+
+
+def _positive(what: str, number: int) -> int:
+    try:
+        value = operator.index(number)
+    except TypeError:
+        value = 0
+    if value < 1:
+        raise InvalidRequest(
+            f"{what} is out of range",
+            got=number,
+            expected="a whole number of at least 1",
+            fix="leave it out for the default",
+        )
+    return value
+
+
+def _guidance_scale(manifest: Manifest, guidance_scale: float | None) -> float:
+    """The guidance that is fed; as in diffusers, 1 or less means none, which is 1."""
+    if guidance_scale is None:
+        return manifest.defaults.guidance_scale if manifest.model.guidance else 1.0
+    if not math.isfinite(guidance_scale):
+        raise InvalidRequest(
+            "guidance_scale is not a number",
+            got=guidance_scale,
+            expected="a finite number",
+            fix=f"use {manifest.defaults.guidance_scale}, the default",
+        )
+    if guidance_scale > 1 and not manifest.model.guidance:
+        raise InvalidRequest(
+            "the bundle was exported without guidance",
+            got=guidance_scale,
+            expected="guidance_scale of at most 1",
+            fix="leave guidance_scale out, or export without --no-guidance",
+        )
+    return max(float(guidance_scale), 1.0)
+
+
+def _pictures(
+    prompt: Prompt, negative_prompt: Prompt | None, seed: Seed, per_prompt: int
+) -> tuple[PictureRequest, ...]:
+    prompts = (
+        list(prompt) if isinstance(prompt, (list, tuple)) else [check_prompt("the prompt", prompt)]
+    )
+    if not prompts:
+        raise InvalidRequest("no prompt", got=prompts, expected="at least one", fix="pass a text")
+    for text in prompts:
+        check_prompt("the prompt", text)
+    negatives: list[str | None]
+    if isinstance(negative_prompt, (list, tuple)):
+        negatives = list(negative_prompt)
+    else:
+        negatives = [negative_prompt] * len(prompts)  # type: ignore[list-item]  # checked below
+    for text in negatives:
+        if text is not None:
+            check_prompt("the negative prompt", text, may_be_empty=True)
+    if len(negatives) != len(prompts):
+        raise InvalidRequest(
+            "prompts and negative prompts do not pair up",
+            got=f"{len(prompts)} and {len(negatives)}",
+            expected="as many negative prompts as prompts, or one text for all",
+            fix="pass one negative prompt as a str",
+        )
+    count = len(prompts) * _positive("num_images_per_prompt", per_prompt)
+    if count > MAX_PICTURES:
+        raise InvalidRequest(
+            "too many pictures in one call",
+            got=count,
+            expected=f"at most {MAX_PICTURES}",
+            fix="make several calls",
+        )
+    seeds = _seeds(seed, count)
+    return tuple(
+        PictureRequest(prompts[i // per_prompt], negatives[i // per_prompt], seeds[i])
+        for i in range(count)
+    )
+
+
+def _seeds(seed: Seed, count: int) -> list[int]:
+    """Picture `i` has `seed + i`; None draws the first one."""
+    if seed is None:
+        seed = secrets.randbits(_DRAWN_SEED_BITS)
+    if isinstance(seed, Sequence) and not isinstance(seed, str):
+        if len(seed) != count:
+            raise InvalidRequest(
+                "seeds and pictures do not pair up",
+                got=f"{len(seed)} seeds, {count} pictures",
+                expected="one seed per picture, or one for all",
+                fix="pass one seed; picture i gets seed + i",
+            )
+        return [_seed(value) for value in seed]
+    first = _seed(seed)
+    return [first + i for i in range(count)]
+
+
+def _seed(value: object) -> int:
+    try:
+        return operator.index(value)  # type: ignore[arg-type]  # its refusal is what we ask for
+    except TypeError:
+        raise InvalidRequest(
+            "seed is not a whole number", got=value, expected="an int", fix="pass an int, or None"
+        ) from None
+
+
+def _tiling(tile: TileChoice, latent: tuple[int, int], *, low_memory: bool) -> Tiling | None:
+    if tile == "auto":
+        return default_tiling(*latent, low_memory=low_memory)
+    if tile is None or isinstance(tile, Tiling):
+        tiling = tile
+    else:
+        tiling = Tiling(_positive("tile", tile), max(tile // 4, 1))
+    if tiling is not None and tiling.tile >= max(latent):
+        return None
+    return tiling

@@ -1,0 +1,108 @@
+"""An export that is killed at any moment is continued, and nothing half-made is ever visible."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from fam_export.checkpoint import open_checkpoint
+from fam_export.exporter import export
+from fam_export.options import ExportOptions
+from fam_export.staging import Staging
+from fam_runtime.bundle import MANIFEST_NAME, Bundle
+from fam_runtime.errors import ExportError
+
+from tests.export.test_export import contents
+
+KILLS = 4
+LONGEST_RUN_SECONDS = 300.0
+
+
+def export_process(checkpoint: Path, output: Path) -> subprocess.Popen[bytes]:
+    command = ["-m", "fam_export.cli", "--model", str(checkpoint), "-q", "-o", str(output)]
+    return subprocess.Popen([sys.executable, *command])
+
+
+@pytest.mark.slow
+def test_killed_exports_end_in_the_same_bundle(
+    tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "tiny"
+    moments = random.Random(0)
+    for _ in range(KILLS):
+        process = export_process(tiny_checkpoint, output)
+        time.sleep(moments.uniform(4, 16))
+        process.kill()
+        process.wait()
+        if output.exists():
+            Bundle.open(output)  # whole, or not there
+    process = export_process(tiny_checkpoint, output)
+    assert process.wait(timeout=LONGEST_RUN_SECONDS) == 0
+    assert contents(output) == contents(tiny_bundle)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny"]
+
+
+def test_finished_stages_are_not_done_again(
+    tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, output = open_checkpoint(tiny_checkpoint), tmp_path / "tiny"
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("fam_export.exporter.manifest_from_records", stop)
+        export(checkpoint, output, scales=["2"])
+    assert not output.exists()
+    monkeypatch.setattr("fam_export.stages.onnx_model_from_definition", stop)
+    export(checkpoint, output, scales=["2"])
+    assert contents(output) == contents(tiny_bundle)
+
+
+def test_damaged_stage_is_done_again(tmp_path: Path) -> None:
+    with Staging.opened(tmp_path / "b", "one") as staging:
+        (staging.bundle / "file").write_bytes(b"right")
+        staging.finish("stage", ("file",), {})
+        assert staging.record_of("stage") is not None
+        (staging.bundle / "file").write_bytes(b"wrong")
+        assert staging.record_of("stage") is None
+
+
+def test_other_options_start_afresh(tmp_path: Path) -> None:
+    with Staging.opened(tmp_path / "b", "one") as staging:
+        (staging.bundle / "file").write_bytes(b"")
+        staging.finish("stage", ("file",), {})
+    with Staging.opened(tmp_path / "b", "two") as staging:
+        assert staging.record_of("stage") is None
+
+
+def test_two_exporters_do_not_share_a_staging_area(tmp_path: Path) -> None:
+    with (
+        Staging.opened(tmp_path / "b", "one"),
+        pytest.raises(ExportError, match="another fam-export is writing"),
+        Staging.opened(tmp_path / "b", "one"),
+    ):
+        pass
+
+
+def test_kill_while_a_target_is_added_leaves_the_old_bundle(
+    tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, output = open_checkpoint(tiny_checkpoint), tmp_path / "tiny"
+    export(checkpoint, output, scales=["2"], options=ExportOptions())
+    manifest = (output / MANIFEST_NAME).read_bytes()
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("fam_export.exporter.extended_manifest", stop)
+        export(checkpoint, output, scales=["1.5"])
+    assert (output / MANIFEST_NAME).read_bytes() == manifest
+    Bundle.open(output)
+    export(checkpoint, output, scales=["1.5"])
+    assert len(Bundle.open(output).manifest.targets) == 2

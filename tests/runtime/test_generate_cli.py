@@ -1,0 +1,178 @@
+"""`fam-generate`: pictures, their names and settings, and errors on one line."""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import pytest
+from fam_runtime.cli.generate import bytes_from_text, main, scale_from_text, size_from_text
+from fam_runtime.picture import settings_from_png
+from PIL import Image
+
+from tests.runtime.fake_bundle import write_bundle
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "sd")
+
+
+@pytest.fixture
+def generate(bundle, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        return main([str(bundle), *arguments])
+
+    return run
+
+
+def pixels(path):
+    with Image.open(path) as opened:
+        return np.asarray(opened)
+
+
+def test_writes_a_picture_and_says_where(generate, tmp_path, capsys):
+    assert generate("a red ring", "--scale", "2", "--seed", "3") == 0
+    said = capsys.readouterr().out
+    assert "out.png  128x128  seed 3  method fam" in said
+    assert "native" in said
+    assert " s" in said
+    assert pixels(tmp_path / "out.png").shape == (128, 128, 3)
+
+
+def test_quiet_says_nothing(generate, capsys):
+    assert generate("a red ring", "--quiet") == 0
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""
+
+
+def test_options_reach_the_settings(generate, tmp_path):
+    arguments = "--size 128x256 --steps 3 --guidance-scale 3 --seed 8 --scheduler euler-a"
+    arguments += " --method am --am-strength 0.5 --noise torch-cuda --negative-prompt blur"
+    assert generate("a red ring", *arguments.split(), "-o", "x.png") == 0
+    settings = settings_from_png(tmp_path / "x.png")
+    expected = {
+        "height": 128,
+        "width": 256,
+        "num_inference_steps": 3,
+        "guidance_scale": 3.0,
+        "seed": 8,
+        "scheduler": "euler-a",
+        "method": "am",
+        "am_strength": 0.5,
+        "noise": "torch-cuda",
+        "negative_prompt": "blur",
+        "prompt": "a red ring",
+    }
+    assert {key: settings[key] for key in expected} == expected
+    assert settings["made_with"]["backend"] == "onnxruntime"
+
+
+def test_settings_in_a_picture_make_it_again(generate, tmp_path):
+    assert generate("a red ring", "--scheduler", "euler-a", "-o", "first.png") == 0
+    assert generate("--from-png", "first.png", "-o", "again.png") == 0
+    assert (tmp_path / "first.png").read_bytes() == (tmp_path / "again.png").read_bytes()
+
+
+def test_options_override_a_picture(generate, tmp_path):
+    assert generate("a red ring", "--seed", "1", "-o", "first.png") == 0
+    arguments = ("--seed", "2", "--method", "swapping", "--scale", "2x4")
+    assert generate("--from-png", "first.png", *arguments, "-o", "other.png") == 0
+    settings = settings_from_png(tmp_path / "other.png")
+    assert (settings["seed"], settings["method"], settings["am_strength"]) == (2, "swapping", 1.0)
+    assert (settings["height"], settings["width"]) == (128, 256)
+    assert settings["prompt"] == "a red ring"
+
+
+def test_another_bundle_is_warned_about(generate, tmp_path, capsys):
+    other = write_bundle(tmp_path / "other", guidance=False)
+    assert generate("a red ring", "--guidance-scale", "1", "-o", "first.png") == 0
+    assert main([str(other), "--from-png", "first.png", "-o", "x.png"]) == 0
+    assert "warning: first.png was made with another bundle" in capsys.readouterr().err
+
+
+def test_several_pictures_have_numbers_and_each_its_seed(generate, tmp_path):
+    assert generate("a red ring", "--num-images", "3", "--seed", "5", "-o", "many.png") == 0
+    for index in range(3):
+        assert settings_from_png(tmp_path / f"many-{index + 1}.png")["seed"] == 5 + index
+    assert generate("--from-png", "many-3.png", "-o", "one.png") == 0
+    assert np.array_equal(pixels(tmp_path / "one.png"), pixels(tmp_path / "many-3.png"))
+
+
+def test_native_picture(generate, tmp_path):
+    assert generate("a red ring", "--save-native") == 0
+    assert pixels(tmp_path / "out-native.png").shape == (64, 64, 3)
+
+
+def test_low_memory_and_native_attention_change_nothing(generate, tmp_path):
+    pictures = []
+    for options in ([], ["--low-memory"], ["--native-attention", "replay"], ["--threads", "1"]):
+        assert generate("a red ring", "--seed", "1", *options, "--memory-budget", "1G") == 0
+        pictures.append(pixels(tmp_path / "out.png"))
+    assert all(np.array_equal(picture, pictures[0]) for picture in pictures)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ([], "there is no prompt"),
+        ([""], "the prompt is empty"),
+        (["a", "--steps", "0"], "num_inference_steps is out of range | got 0"),
+        (["a", "--scale", "3"], "fam-export --scale 3"),
+        (["a", "--size", "192x256"], "fam-export --size 192x256"),
+        (["a", "--size", "100x100"], "multiples of 64 pixels"),
+        (["a", "-o", "out.jpg"], "the output is no PNG file"),
+        (["a", "-o", "no/such/out.png"], "the output's folder does not exist"),
+        (["a", "--backend", "magic"], "unknown backend"),
+        (["a", "--seed", str(2**70)], "seed is out of range"),
+        (["a", "--threads", "0"], "num_threads is too small"),
+        (["a", "--method", "fm", "--am-strength", "0.3"], "method fm fixes am_strength"),
+        (["--from-png", "missing.png"], "cannot be read"),
+    ],
+)
+def test_errors_are_one_line_and_leave_nothing(generate, tmp_path, capsys, arguments, text):
+    assert generate(*arguments) != 0
+    captured = capsys.readouterr()
+    assert text in captured.err
+    assert len(captured.err.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_flipped_byte_is_an_error_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    root = write_bundle(tmp_path / "sd")
+    path = root / "unet/native.onnx"
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    assert main([str(root), "a red ring"]) != 0
+    assert "unet/native.onnx" in capsys.readouterr().err
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_cut_prompts_are_warned_about_on_one_line(generate, capsys):
+    assert generate("cat " * 75 + "the end", "--quiet") == 0
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("fam-generate: warning:")
+    assert "'the end'" in error
+    assert len(error.splitlines()) == 1
+
+
+def test_texts_become_values():
+    assert size_from_text("128x256") == (128, 256)
+    assert scale_from_text("2") == 2
+    assert scale_from_text("2x4") == (2, 4)
+    assert bytes_from_text("1.5G") == 3 << 29
+    assert bytes_from_text("800MB") == 800 << 20
+    for convert, text in (
+        (size_from_text, "128"),
+        (size_from_text, "-1x5"),
+        (scale_from_text, "two"),
+        (bytes_from_text, "lots"),
+        (bytes_from_text, "-1M"),
+        (bytes_from_text, "nan"),
+    ):
+        with pytest.raises(argparse.ArgumentTypeError, match="expected"):
+            convert(text)

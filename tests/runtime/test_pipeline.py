@@ -1,0 +1,300 @@
+"""The pipeline on a hand-made bundle: what a call promises, whatever the model."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+
+from fam_runtime import FamPipeline
+from fam_runtime.errors import Cancelled, InvalidRequest, NumericError, TargetNotBuilt
+from fam_runtime.methods import METHODS
+from fam_runtime.pipeline import GuidanceCost
+from fam_runtime.prompt import PromptTruncated
+from fam_runtime.sampler import FmTables
+from tests.runtime.fake_bundle import write_bundle
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "sd")
+
+
+@pytest.fixture(scope="module")
+def pipe(root):
+    with FamPipeline.from_pretrained(root, progress=False) as pipeline:
+        yield pipeline
+
+
+def latents(pipe, prompt="a red ring", **options):
+    return pipe(prompt, output_type="latent", **options).latents
+
+
+def test_makes_a_picture_of_the_smallest_target_by_default(pipe):
+    result = pipe("a red ring")
+    assert result.images[0].size == (128, 128)
+    assert result.images[0].mode == "RGB"
+    assert result.latents.shape == (1, 4, 16, 16)
+    assert set(result.report["seconds"]) >= {
+        "load",
+        "text",
+        "native",
+        "upsample",
+        "target",
+        "decode",
+    }
+
+
+def test_size_is_height_by_width(pipe):
+    assert pipe("a red ring", height=128, width=256).images[0].size == (256, 128)
+    assert pipe("a red ring", scale=(2, 4)).images[0].size == (256, 128)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("scheduler", ["ddim", "dpm++2m", "euler", "euler-a"])
+def test_store_and_replay_are_equal_bit_for_bit(pipe, method, scheduler):
+    options = {"method": method, "scheduler": scheduler, "seed": 3}
+    stored = latents(pipe, native_attention="store", **options)
+    replayed = latents(pipe, native_attention="replay", **options)
+    assert np.isfinite(stored).all()
+    assert np.array_equal(stored, replayed)
+
+
+def test_methods_differ(pipe):
+    made = {name: latents(pipe, method=name).tobytes() for name in METHODS}
+    assert len(set(made.values())) == len(METHODS)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("scheduler", ["ddim", "euler-a"])
+def test_a_picture_does_not_depend_on_its_company(pipe, method, scheduler):
+    options = {"method": method, "scheduler": scheduler}
+    prompts = ["a red ring", "a cat"]
+    together = latents(pipe, prompts, num_images_per_prompt=2, seed=5, **options)
+    batched = latents(
+        pipe, prompts, num_images_per_prompt=2, seed=5, pictures_per_batch=3, **options
+    )
+    for index in range(4):
+        alone = latents(pipe, prompts[index // 2], seed=5 + index, **options)
+        assert np.array_equal(together[index : index + 1], alone)
+        # A library may add in another order for another batch; the noise must be the same.
+        assert np.allclose(batched[index : index + 1], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_low_memory_and_threads_change_nothing(root, pipe):
+    expected = np.asarray(pipe("a red ring", seed=9).images[0])
+    for options in ({"low_memory": True}, {"num_threads": 1}, {"num_threads": 2}):
+        with FamPipeline.from_pretrained(root, progress=False, **options) as other:
+            assert np.array_equal(np.asarray(other("a red ring", seed=9).images[0]), expected)
+
+
+def test_the_target_does_not_depend_on_whether_the_native_picture_was_asked_for(pipe):
+    for method in METHODS:
+        plain = pipe("a red ring", method=method, scheduler="euler-a", output_type="latent")
+        both = pipe(
+            "a red ring",
+            method=method,
+            scheduler="euler-a",
+            output_type="latent",
+            return_native=True,
+        )
+        assert np.array_equal(plain.latents, both.latents)
+        assert both.native_images.shape == (1, 4, 8, 8)
+
+
+def test_direct_runs_no_native_stage(pipe):
+    result = pipe("a red ring", method="direct")
+    assert "native" not in result.report["seconds"]
+    assert result.native_latents is None
+
+
+@pytest.mark.parametrize("method", ["fm", "direct", "direct-latent", "skip-residual"])
+def test_methods_without_attention_modulation_keep_no_taps(pipe, method):
+    assert pipe("a red ring", method=method).report["native_attention"] == "none"
+
+
+def test_memory_budget_chooses_between_store_and_replay(pipe):
+    needed = pipe("a red ring").report["stored_bytes"]
+    assert needed == 4 * 2 * (2 * 64 * 4 * 4)  # steps, tensors, [2B, n, C] float32
+    for budget, choice in ((needed, "store"), (needed - 1, "replay")):
+        report = pipe("a red ring", memory_budget_bytes=budget).report
+        assert (report["native_attention"], report["memory_budget_bytes"]) == (choice, budget)
+
+
+def test_fm_tables_can_be_replaced(pipe):
+    tables = pipe._fm_tables(pipe_request(pipe))
+    off = FmTables(tables.rows, tables.columns, np.zeros_like(tables.weight))
+    assert np.array_equal(
+        latents(pipe, method="fm", fm_tables=off), latents(pipe, method="direct-latent")
+    )
+    result = pipe("a red ring", fm_tables=off)
+    assert len(result.settings[0]["fm_tables"]) == 64
+
+
+def pipe_request(pipe):
+    from fam_runtime.request import resolve_request
+
+    return resolve_request(pipe.bundle, "a red ring")
+
+
+def test_seed_none_is_drawn_and_reported(pipe):
+    first, second = (pipe("a red ring", seed=None) for _ in range(2))
+    seed = first.settings[0]["seed"]
+    assert seed != second.settings[0]["seed"]
+    assert np.array_equal(latents(pipe, seed=seed), first.latents)
+
+
+def test_one_seed_per_picture(pipe):
+    both = latents(pipe, seed=[7, 3], num_images_per_prompt=2)
+    assert np.array_equal(both[1:], latents(pipe, seed=3))
+    with pytest.raises(InvalidRequest, match="1 seeds, 2 pictures"):
+        latents(pipe, seed=[7], num_images_per_prompt=2)
+
+
+def test_negative_prompt_and_guidance_matter(pipe):
+    plain = latents(pipe)
+    assert not np.array_equal(latents(pipe, negative_prompt="a cat"), plain)
+    assert not np.array_equal(latents(pipe, guidance_scale=2.0), plain)
+    assert np.array_equal(latents(pipe, negative_prompt=""), plain)
+
+
+def test_guidance_of_one_or_less_is_none_and_says_that_it_pays_double(pipe):
+    with pytest.warns(GuidanceCost, match="twice the cost"):
+        one = latents(pipe, guidance_scale=1.0)
+    with pytest.warns(GuidanceCost):
+        assert np.array_equal(latents(pipe, guidance_scale=0.0, negative_prompt=None), one)
+
+
+def test_bundle_without_guidance(tmp_path):
+    root = write_bundle(tmp_path / "plain", guidance=False)
+    with FamPipeline.from_pretrained(root, progress=False) as pipe, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isfinite(latents(pipe)).all()
+        assert np.array_equal(latents(pipe, guidance_scale=1.0), latents(pipe))
+        with pytest.raises(InvalidRequest, match=r"exported without guidance .* got 7.5"):
+            latents(pipe, guidance_scale=7.5)
+
+
+def test_sdxl_no_negative_prompt_is_zeros_and_not_an_empty_text(tmp_path):
+    root = write_bundle(tmp_path / "xl", family="sdxl")
+    with FamPipeline.from_pretrained(root, progress=False) as pipe:
+        assert not np.array_equal(latents(pipe), latents(pipe, negative_prompt=""))
+        stored = latents(pipe, native_attention="store")
+        assert np.array_equal(stored, latents(pipe, native_attention="replay"))
+
+
+def test_callback_sees_every_step_of_both_stages(pipe):
+    seen = []
+
+    def callback(pipeline, index, timestep, kwargs):
+        assert pipeline is pipe
+        seen.append((kwargs["stage"], index, timestep, kwargs["latents"].shape))
+        return kwargs
+
+    pipe("a red ring", callback_on_step_end=callback)
+    assert [s[:2] for s in seen] == [(s, i) for s in ("native", "target") for i in range(4)]
+    assert seen[0][2] == seen[4][2] > seen[1][2]
+    assert {s[3] for s in seen} == {(1, 4, 8, 8), (1, 4, 16, 16)}
+
+
+def test_callback_can_replace_the_latents(pipe):
+    def zero(pipeline, index, timestep, kwargs):
+        last = kwargs["stage"] == "target" and index == 3
+        return {"latents": np.zeros_like(kwargs["latents"])} if last else None
+
+    assert not latents(pipe, callback_on_step_end=zero).any()
+    with pytest.raises(InvalidRequest, match="latents of another shape"):
+        latents(pipe, callback_on_step_end=lambda *_: {"latents": np.zeros((1, 4, 2, 2))})
+
+
+def test_interrupt_stops(pipe):
+    steps = []
+
+    def stop(pipeline, index, timestep, kwargs):
+        steps.append(index)
+        pipeline.interrupt = index == 1
+
+    with pytest.raises(Cancelled, match="was stopped"):
+        pipe("a red ring", callback_on_step_end=stop)
+    assert steps == [0, 1]
+    assert pipe("a red ring").images  # the next call starts afresh
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"prompt": ""}, "the prompt is empty"),
+        ({"prompt": "   "}, "the prompt is empty"),
+        ({"prompt": 3}, "the prompt is not a text .* got 'int'"),
+        ({"prompt": []}, "no prompt"),
+        ({"prompt": "x" * 30_000}, "the prompt is too long .* got '30000 characters"),
+        ({"prompt": "\ud800"}, "lone surrogate"),
+        ({"num_inference_steps": 0}, "num_inference_steps is out of range .* got 0"),
+        ({"num_inference_steps": -1}, "got -1"),
+        ({"num_inference_steps": 1.5}, "got 1.5"),
+        ({"num_inference_steps": 101}, "got 101"),
+        ({"num_images_per_prompt": 0}, "num_images_per_prompt"),
+        ({"scheduler": "ddpm"}, "unknown scheduler .* got 'ddpm' .* ddim"),
+        ({"method": "magic"}, "unknown method .* got 'magic' .* skip-residual"),
+        ({"method": "fm", "am_strength": 0.5}, "method fm fixes am_strength"),
+        ({"am_strength": 1.5}, "am_strength is out of range .* got 1.5"),
+        ({"noise": "dice"}, "unknown noise source .* got 'dice'"),
+        ({"native_attention": "guess"}, "unknown native_attention"),
+        ({"output_type": "jpeg"}, "unknown output_type"),
+        ({"scale": 2, "height": 128, "width": 128}, "both a scale and a size"),
+        ({"height": 128}, "half of a size"),
+        ({"scale": -1}, "scale is out of range .* got -1"),
+        ({"height": 130, "width": 128}, "cannot make this size .* got '130x128' .* 64 pixels"),
+        ({"guidance_scale": float("nan")}, "guidance_scale is not a number"),
+        ({"seed": 2**64}, "seed is out of range"),
+        ({"seed": "x"}, "got 'x'"),
+        ({"tile": 3}, "VAE tile is too small"),
+        ({"callback_on_step_end": 3}, "callback_on_step_end cannot be called"),
+        ({"negative_prompt": ["a", "b"]}, "do not pair up"),
+    ],
+)
+def test_bad_requests_say_what_is_wrong(pipe, options, text):
+    with pytest.raises(InvalidRequest, match=text):
+        pipe(**{"prompt": "a red ring", **options})
+
+
+def test_a_size_that_is_not_built_says_how_to_add_it(pipe, root):
+    with pytest.raises(TargetNotBuilt) as caught:
+        pipe("a red ring", scale=3)
+    message = str(caught.value)
+    assert "scale 3" in message
+    assert "128x128 (scale 2)" in message
+    assert f"fam-export --scale 3 --model fake --output {root}" in message
+    with pytest.raises(TargetNotBuilt, match="--size 192x256"):
+        pipe("a red ring", height=192, width=256)
+
+
+def test_an_over_long_prompt_warns_what_is_cut(pipe):
+    with pytest.warns(PromptTruncated, match="does not see: 'the lost end'"):
+        pipe("cat " * 75 + "the lost end")
+
+
+def test_nan_is_an_error(tmp_path):
+    root = write_bundle(tmp_path / "nan", broken="nan")
+    message = r"native latent .* got '256 of 256 values"
+    with (
+        FamPipeline.from_pretrained(root, progress=False) as pipe,
+        pytest.raises(NumericError, match=message),
+    ):
+        pipe("a red ring")
+
+
+def test_np_output_is_between_0_and_1(pipe):
+    images = pipe("a red ring", output_type="np", num_images_per_prompt=2).images
+    assert images.shape == (2, 128, 128, 3)
+    assert images.dtype == np.float32
+    assert 0 <= images.min() < images.max() <= 1
+
+
+def test_closing_frees_and_the_next_call_loads_again(root):
+    pipe = FamPipeline.from_pretrained(root, progress=False)
+    first = latents(pipe)
+    pipe.close()
+    assert np.array_equal(latents(pipe), first)
+    pipe.close()
