@@ -79,6 +79,9 @@ class NativeGuidance:
         native: native attention, keyed by layer.
         resamplers: token grids, keyed by layer.
         strength: λ, a scalar tensor.
+
+    Attributes:
+        asked: layers that have asked so far; a UNet whose processors were replaced asks for none.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class NativeGuidance:
         strength: torch.Tensor,
     ) -> None:
         self.native, self.resamplers, self.strength = native, resamplers, strength
+        self.asked: set[str] = set()
 
     def attend(
         self,
@@ -100,6 +104,7 @@ class NativeGuidance:
         """Modulated attention in tap layers, plain attention elsewhere."""
         if layer not in self.native:
             return attention(query, key, value, heads)
+        self.asked.add(layer)
         return modulated_attention(
             query, key, value, self.native[layer], self.resamplers[layer], self.strength, heads
         )

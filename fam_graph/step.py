@@ -9,6 +9,7 @@ latents ``H × W``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -191,9 +192,18 @@ class TargetStep(DenoisingStep):
             layer: native_attention([inputs[name] for name in tap_names(layer, self.form)])
             for layer in self.layers
         }
-        resamplers = dict(zip(self.layers, self.resamplers, strict=True))
+        resamplers = {
+            layer: cast(TokenGridResampler, resampler)
+            for layer, resampler in zip(self.layers, self.resamplers, strict=True)
+        }
         guidance = NativeGuidance(native, resamplers, inputs[contract.AM_STRENGTH])
-        return self.advance(latent, self.predict(latent, inputs, guidance), inputs)
+        output = self.predict(latent, inputs, guidance)
+        if guidance.asked != set(self.layers):
+            raise RuntimeError(
+                "the UNet's attention processors were replaced after this step was made, so AM "
+                f"did not act in {sorted(set(self.layers) - guidance.asked)}; make the step anew"
+            )
+        return self.advance(latent, output, inputs)
 
 
 def added_conditions(inputs: Tensors, dtype: torch.dtype) -> dict[str, torch.Tensor] | None:

@@ -30,9 +30,10 @@ WEIGHT_GAINS = {
     "attn1.to_out.0.weight": 2.0,
     "conv_out.weight": 0.5,
 }
-"""Factors by the end of a parameter's name: the logits of self-attention spread over a few units and
-its result weighs in the residual stream, as in a trained UNet. The small output keeps sampling tame:
-an error in the first latent grows tenfold at most (measured), not a thousandfold, in two stages."""
+"""Factors by the end of a parameter's name: the logits of self-attention spread over a few units
+and its result weighs in the residual stream, as in a trained UNet. The small output keeps sampling
+tame: in two stages of five steps an error of the first latent grows by 1 (sd15, sdxl) to 18
+(sd21v), measured; without it, by thousands."""
 
 SCALED_LINEAR: dict[str, Any] = {
     "beta_start": 0.00085,

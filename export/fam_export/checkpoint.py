@@ -65,6 +65,12 @@ class Checkpoint:
         return PIPELINE_FAMILIES[str(kind)]
 
     @property
+    def force_zeros_for_empty_prompt(self) -> bool:
+        """Whether a missing negative prompt means zero embeddings; diffusers does so for SDXL."""
+        index = _read_json(self.root / "model_index.json")
+        return bool(index.get("force_zeros_for_empty_prompt", self.family == "sdxl"))
+
+    @property
     def parts(self) -> tuple[str, ...]:
         """Folders that hold weights."""
         second = ("text_encoder_2",) if self.family == "sdxl" else ()

@@ -106,7 +106,7 @@ def native_step(
             form=options.tap_form,
             guidance=options.guidance,
         ),
-        inputs=_step_inputs(facts, facts.latent_native, options.guidance),
+        inputs=step_inputs(facts, facts.latent_native, options.guidance),
         outputs=(
             _renamed(latent, contract.NEXT_LATENT),
             _renamed(latent, contract.PREDICTION),
@@ -135,7 +135,7 @@ def target_step(
             guidance=options.guidance,
         ),
         inputs=(
-            *_step_inputs(facts, grid, options.guidance),
+            *step_inputs(facts, grid, options.guidance),
             _renamed(latent, contract.REFERENCE_LATENT),
             _renamed(latent, contract.REFERENCE_NOISE),
             TensorSpec(contract.FM_KERNEL_ROWS, "float32", (grid[0],)),
@@ -229,7 +229,7 @@ def vae_encoder(vae: AutoencoderKL, pixels_per_latent: int) -> GraphDefinition:
 def tap_specs(taps: Taps, guidance: bool) -> tuple[TensorSpec, ...]:
     """The tensors that carry native attention, in graph order."""
     batch = _text_batch(guidance)
-    specs = []
+    specs: list[TensorSpec] = []
     for layer in taps.layers:
         tokens = layer.token_count
         shape = (
@@ -243,7 +243,8 @@ def tap_specs(taps: Taps, guidance: bool) -> tuple[TensorSpec, ...]:
     return tuple(specs)
 
 
-def _step_inputs(facts: UnetFacts, grid: Grid, guidance: bool) -> tuple[TensorSpec, ...]:
+def step_inputs(facts: UnetFacts, grid: Grid, guidance: bool) -> tuple[TensorSpec, ...]:
+    """Inputs that both step graphs have, for a latent of `grid` samples, in graph order."""
     latent = _latent_spec(contract.LATENT, grid)
     batch = _text_batch(guidance)
     specs = [

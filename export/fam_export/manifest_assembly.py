@@ -26,6 +26,7 @@ from fam_runtime.bundle import (
     noise_schedule_from_config,
 )
 from fam_runtime.errors import ExportError
+from fam_runtime.schedulers import NoiseSchedule
 
 GENERATOR = "fam-diffusion"
 
@@ -88,7 +89,8 @@ def check_same_options(manifest: Manifest, context: StageContext) -> None:
 def _description(context: StageContext) -> dict[str, Any]:
     """Every field of a manifest that does not depend on targets and files."""
     checkpoint, options, facts = context.checkpoint, context.options, context.facts
-    vae = checkpoint.config("vae")
+    vae, scheduler = checkpoint.config("vae"), checkpoint.config("scheduler")
+    NoiseSchedule.from_config(scheduler)  # refuses what no sampler of the runtime does
     return {
         "generator": GeneratorInfo(GENERATOR, importlib.metadata.version(GENERATOR)),
         "model": ModelInfo(
@@ -100,10 +102,11 @@ def _description(context: StageContext) -> dict[str, Any]:
             vae_scale_factor=facts.pixels_per_latent,
             vae_scaling_factor=float(vae["scaling_factor"]),
             size_multiple=facts.size_multiple,
+            force_zeros_for_empty_prompt=checkpoint.force_zeros_for_empty_prompt,
         ),
         "native": facts.native,
         "taps": facts.taps,
-        "noise_schedule": noise_schedule_from_config(checkpoint.config("scheduler")),
+        "noise_schedule": noise_schedule_from_config(scheduler),
         "text_encoders": _text_encoders(context),
         "frequency_modulation": FrequencyModulationInfo(
             cutoff_reference=options.cutoff_reference, cutoff_constant=CUTOFF_CONSTANT

@@ -22,7 +22,7 @@ from fam_export.graph_definition import GraphDefinition
 from fam_export.probe import probe_inputs
 
 OPSET_VERSION = 20
-"""The newest opset that ONNX Runtime, TensorRT and TensorRT-RTX all read in full (Gelu needs 20)."""
+"""The oldest that has Gelu as one node; ONNX Runtime, TensorRT and TensorRT-RTX all read it."""
 
 TRACE_SEED = 0
 

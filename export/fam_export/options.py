@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
 
 from fam_graph.frequency_modulation import CutoffReference
 from fam_graph.interpolation import InterpolationMode
@@ -34,9 +35,9 @@ class ExportOptions:
     tap_layers: tuple[str, ...] | None = None
     guidance: bool = True
     cutoff_reference: CutoffReference = "target"
-    upsample_space: str = "latent"
+    upsample_space: Literal["latent", "pixel"] = "latent"
     upsample_mode: InterpolationMode = "bicubic"
-    size_conditions: str = "stage"
+    size_conditions: Literal["stage", "native"] = "stage"
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,12 @@ def _share(
     assert tensor is not None
     value.name = name
     value.const_value = ir.ExternalTensor(
-        WEIGHTS_FILE, entry.offset, entry.bytes, tensor.dtype, shape=tensor.shape, name=name
+        WEIGHTS_FILE,
+        entry.offset,
+        entry.bytes,
+        tensor.dtype,
+        shape=ir.Shape(entry.shape),
+        name=name,
     )
     initializers[name] = value
     shared[name] = value
@@ -171,7 +176,7 @@ def _shareable(model: ir.Model) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
 def _entry(tensor: ir.TensorProtocol, offset: int) -> WeightEntry:
     return WeightEntry(
         dtype=tensor.dtype.numpy().name,
-        shape=tuple(int(d) for d in tensor.shape),
+        shape=tuple(tensor.shape.numpy()),
         offset=offset,
         bytes=tensor.nbytes,
         sha256=hashlib.sha256(tensor.tobytes()).hexdigest(),

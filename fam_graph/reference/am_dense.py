@@ -82,6 +82,7 @@ class DenseAttentionProcessor:
         temb: torch.Tensor | None = None,
         **_: Any,
     ) -> torch.Tensor:
+        """What diffusers calls: projections, map, values, output projection."""
         if encoder_hidden_states is not None or attention_mask is not None:
             raise ValueError(f"{self.layer} is no plain self-attention")
 
@@ -111,6 +112,7 @@ class RecordingProcessor(DenseAttentionProcessor):
         self.recorded = recorded
 
     def visit(self, attention_map: torch.Tensor) -> torch.Tensor:
+        """The map itself, kept."""
         self.recorded.maps[self.layer] = attention_map
         return attention_map
 
@@ -126,6 +128,7 @@ class ModulatingProcessor(DenseAttentionProcessor):
         self.native, self.target = native, target
 
     def visit(self, attention_map: torch.Tensor) -> torch.Tensor:
+        """``M̄``."""
         native_map = self.recorded.maps[self.layer]
         return modulate_map(attention_map, native_map, self.strength, self.native, self.target)
 

@@ -33,13 +33,18 @@ class Scheduler(Protocol):
     timesteps: torch.Tensor
     init_noise_sigma: float
 
-    def set_timesteps(self, num_inference_steps: int, device: torch.device) -> None: ...
+    def set_timesteps(self, num_inference_steps: int, device: torch.device) -> None:
+        """Choose the timesteps of a run."""
 
-    def scale_model_input(self, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor: ...
+    def scale_model_input(self, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        """The latent as the UNet expects it."""
+        ...
 
     def add_noise(
         self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
-    ) -> torch.Tensor: ...
+    ) -> torch.Tensor:
+        """Diffuse clean latents, in this scheduler's scaling."""
+        ...
 
     def step(
         self,
@@ -48,7 +53,9 @@ class Scheduler(Protocol):
         sample: torch.Tensor,
         *,
         return_dict: Literal[False],
-    ) -> tuple[torch.Tensor, ...]: ...
+    ) -> tuple[torch.Tensor, ...]:
+        """One update; the next latent comes first."""
+        ...
 
 
 SCHEDULERS: Mapping[str, Callable[[Mapping[str, Any]], Scheduler]] = {
@@ -92,11 +99,13 @@ class ReferenceComponents:
 
     @property
     def unet(self) -> UNet2DConditionModel:
+        """The checkpoint's UNet."""
         unet: UNet2DConditionModel = self.pipeline.unet
         return unet
 
     @property
     def vae(self) -> AutoencoderKL:
+        """The checkpoint's VAE."""
         vae: AutoencoderKL = self.pipeline.vae
         return vae
 

@@ -29,12 +29,8 @@ def texts_to_encode(manifest: Manifest, pictures: Sequence[PictureRequest]) -> l
 
 
 def zeros_for_no_negative_prompt(manifest: Manifest) -> bool:
-    """Whether "no negative prompt" means zeros and not the embedding of an empty text.
-
-    diffusers' ``force_zeros_for_empty_prompt``; true for SDXL where the manifest does not say.
-    """
-    said = getattr(manifest.model, "force_zeros_for_empty_prompt", None)
-    return manifest.model.family == "sdxl" if said is None else bool(said)
+    """Whether "no negative prompt" means zeros and not the embedding of an empty text."""
+    return manifest.model.force_zeros_for_empty_prompt
 
 
 def stage_conditions(

@@ -33,7 +33,6 @@ from fam_runtime.noise import noise_source
 from fam_runtime.prompt import TextEmbedding
 from fam_runtime.request import PictureRequest, Request
 from fam_runtime.sampler import (
-    FmTables,
     NativeTrajectory,
     PictureNoise,
     Stage,
@@ -46,7 +45,7 @@ from fam_runtime.schedulers import SamplingPlan
 from fam_runtime.tiling import Tiling, decode_tiled, tile_count
 
 if TYPE_CHECKING:
-    from fam_runtime.bundle import PixelSize, Target
+    from fam_runtime.bundle import KernelTables, PixelSize, Target
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -97,7 +96,7 @@ class Generation:
         pool: RunnerPool,
         request: Request,
         plan: SamplingPlan,
-        tables: FmTables,
+        tables: KernelTables,
         embeddings: Mapping[str, TextEmbedding],
         watcher: StepWatcher,
         report: Report,

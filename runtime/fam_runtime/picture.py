@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import struct
 import zlib
 from collections.abc import Mapping
@@ -21,7 +20,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from fam_runtime.errors import InvalidRequest, storage_error_from
+from fam_runtime.bundle import write_atomically
+from fam_runtime.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -59,21 +59,8 @@ def save_png(image: Image, path: str | os.PathLike[str], settings: Mapping[str, 
     info = PngInfo()
     info.add_itxt(SETTINGS_KEYWORD, json.dumps(settings, sort_keys=True, ensure_ascii=False))
     info.add_itxt(PARAMETERS_KEYWORD, parameters_text(settings))
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            image.save(file, format="PNG", pnginfo=info)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise storage_error_from(error, path) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return path
+    write_atomically(path, lambda stream: image.save(stream, format="PNG", pnginfo=info))
+    return Path(path)
 
 
 def parameters_text(settings: Mapping[str, Any]) -> str:
@@ -81,12 +68,13 @@ def parameters_text(settings: Mapping[str, Any]) -> str:
     lines = [str(settings.get("prompt", ""))]
     if settings.get("negative_prompt"):
         lines.append(f"Negative prompt: {settings['negative_prompt']}")
+    native = settings.get("stage") == "native"  # the settings are those of the target beside it
     named = {
         "Steps": settings.get("num_inference_steps"),
         "Sampler": settings.get("scheduler"),
         "CFG scale": settings.get("guidance_scale"),
         "Seed": settings.get("seed"),
-        "Size": f"{settings.get('width')}x{settings.get('height')}",
+        "Size": None if native else f"{settings.get('width')}x{settings.get('height')}",
         "Model": settings.get("bundle", {}).get("name"),
         "FAM method": settings.get("method"),
         "FAM am_strength": settings.get("am_strength"),

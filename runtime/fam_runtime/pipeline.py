@@ -15,7 +15,7 @@ import numpy.typing as npt
 from fam_runtime._version import __version__
 from fam_runtime.backends import DEFAULT_BACKEND, Backend, open_backend
 from fam_runtime.backends.pool import RunnerPool
-from fam_runtime.bundle import Bundle
+from fam_runtime.bundle import Bundle, KernelTables
 from fam_runtime.callback import CallbackOnStepEnd, StepWatcher
 from fam_runtime.conditions import texts_to_encode
 from fam_runtime.errors import InvalidRequest
@@ -24,7 +24,6 @@ from fam_runtime.pipeline_output import OUTPUT_TYPES, FamPipelineOutput, OutputT
 from fam_runtime.progress import NoProgress, Progress, ProgressBars
 from fam_runtime.prompt import PromptEncoder
 from fam_runtime.request import Prompt, Request, Scale, Seed, TileChoice, resolve_request
-from fam_runtime.sampler import FmTables
 from fam_runtime.schedulers import NoiseSchedule, make_plan
 from fam_runtime.settings import settings_of_picture
 
@@ -83,7 +82,8 @@ class FamPipeline:
             provider: ``"cpu"`` or ``"cuda"``.
             num_threads: threads of an operator; None is one per core.
             low_memory: share memory-mapped weights, hold one stage at a time, decode in small
-                tiles: about half of the memory, at about 1.5 times the time.
+                tiles: about half of the memory, at about 1.5 times the time, equal to the
+                last bits only.
             verify: how thoroughly files are checked; see :meth:`Bundle.open`.
             progress: bars on the standard error stream if that is a terminal, or your own.
 
@@ -124,7 +124,7 @@ class FamPipeline:
         return_native: bool = False,
         tile: TileChoice = "auto",
         pictures_per_batch: int = 1,
-        fm_tables: FmTables | None = None,
+        fm_tables: KernelTables | None = None,
     ) -> FamPipelineOutput:
         """Make pictures.
 
@@ -209,13 +209,13 @@ class FamPipeline:
     def _prepare(
         self,
         request: Request,
-        fm_tables: FmTables | None,
+        fm_tables: KernelTables | None,
         callback: CallbackOnStepEnd | None,
     ) -> Generation:
         manifest = self.bundle.manifest
         schedule = NoiseSchedule.from_config(manifest.noise_schedule)
         plan = make_plan(request.scheduler, schedule, request.num_inference_steps)
-        tables = self._fm_tables(request) if fm_tables is None else fm_tables
+        tables = self.bundle.kernel_tables(request.target) if fm_tables is None else fm_tables
         if manifest.model.guidance and request.guidance_scale <= 1:
             warnings.warn(
                 "guidance_scale is 1 or less: the picture is made without guidance, but the graphs "
@@ -237,7 +237,7 @@ class FamPipeline:
         self,
         generation: Generation,
         output_type: OutputType,
-        fm_tables: FmTables | None,
+        fm_tables: KernelTables | None,
         *,
         return_native: bool,
     ) -> FamPipelineOutput:
@@ -288,10 +288,6 @@ class FamPipeline:
         ]
         return images if output_type == "pil" else np.concatenate(images)
 
-    def _fm_tables(self, request: Request) -> FmTables:
-        tables = self.bundle.kernel_tables(request.target)
-        return FmTables(tables.rows, tables.columns, tables.weight)
-
 
 def unit_range_from_image(image: Float32Array) -> Float32Array:
     """``[B, height, width, 3]`` in [0, 1] from ``[B, 3, height, width]`` in [-1, 1], float32."""
@@ -309,7 +305,7 @@ def _check_output_type(output_type: str) -> None:
         )
 
 
-def _hash_of_tables(tables: FmTables) -> str:
+def _hash_of_tables(tables: KernelTables) -> str:
     digest = hashlib.sha256()
     for array in (tables.rows, tables.columns, tables.weight):
         digest.update(np.ascontiguousarray(array, np.float32).tobytes())

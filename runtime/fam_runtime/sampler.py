@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from fam_runtime import contract
 from fam_runtime.backends.base import Array, Backend, Runner, Value, Values
+from fam_runtime.bundle import KernelTables
 from fam_runtime.contract import StepCoefficient
 from fam_runtime.errors import NumericError
 from fam_runtime.methods import Method, skip_residual_weight
@@ -36,24 +37,12 @@ if TYPE_CHECKING:
 Float32Array = npt.NDArray[np.float32]
 Stage = Literal["native", "target"]
 
+FmTables = KernelTables
+"""Older name; use :class:`fam_runtime.bundle.KernelTables`."""
+
 AfterStep = Callable[[Stage, int, "StepPlan", Value], Value]
 """Called after every step with the stage, its index, its plan and the new latent; returns the
 latent to go on with. It stops the run by raising."""
-
-
-@dataclass(frozen=True, eq=False)
-class FmTables:
-    """FM kernels of one target size, one row per training timestep.
-
-    Attributes:
-        rows: float32 ``[T, H]``.
-        columns: float32 ``[T, W]``.
-        weight: float32 ``[T]``, ``1 - ρ(t)``.
-    """
-
-    rows: Float32Array
-    columns: Float32Array
-    weight: Float32Array
 
 
 @dataclass(frozen=True)
@@ -169,7 +158,7 @@ def run_target_stage(
     reference_latent: Array,
     method: Method,
     am_strength: float,
-    tables: FmTables,
+    tables: KernelTables,
     attention: NativeAttentionSource,
 ) -> Value:
     """Denoise at the target size; returns ``z_0``.
@@ -232,7 +221,7 @@ def reference_coefficients(method: Method, step: StepPlan) -> Float32Array:
     return coefficients
 
 
-def fm_feeds(method: Method, tables: FmTables, step: StepPlan) -> dict[str, Value]:
+def fm_feeds(method: Method, tables: KernelTables, step: StepPlan) -> dict[str, Value]:
     """Kernels and weight of FM for a step: float32 ``[H]``, ``[W]`` and ``[]``."""
     train_timesteps = len(tables.weight)
     if method.fm_kernel == "table":

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from fam_export.checkpoint import open_checkpoint
 from fam_export.exporter import export
-
 from tests.checkpoints import make_checkpoint
 
 

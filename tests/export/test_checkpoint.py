@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from fam_export.checkpoint import open_checkpoint
 from fam_runtime.errors import CheckpointError
-
 from tests.checkpoints import make_checkpoint
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from fam_export.options import SizeLimits, targets_from
 from fam_runtime.bundle import PixelSize
 from fam_runtime.errors import InvalidRequest

@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
+
 from fam_export.checkpoint import open_checkpoint
 from fam_export.exporter import export
 from fam_export.options import ExportOptions
 from fam_export.staging import Staging
 from fam_runtime.bundle import MANIFEST_NAME, Bundle
 from fam_runtime.errors import ExportError
-
 from tests.export.test_export import contents
 
 KILLS = 4

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
-from fam_graph.reference.components import ReferenceComponents
 
+from fam_graph.reference.components import ReferenceComponents
 from tests.checkpoints import KINDS, Kind, make_checkpoint
 
 

@@ -6,6 +6,7 @@ from itertools import product
 
 import pytest
 import torch
+
 from fam_graph.attention import attention, attention_map, merge_heads, split_heads
 from fam_graph.attention_modulation import (
     Grid,
@@ -18,7 +19,6 @@ from fam_graph.attention_modulation import (
     modulated_attention,
 )
 from fam_graph.reference.am_dense import interpolate_map, modulate_map, token_interpolation
-
 from tests.graph.tolerances import ATTENTION
 
 HEADS, CHANNELS = 2, 16

@@ -6,10 +6,10 @@ import hashlib
 from pathlib import Path
 
 import torch
+
 from fam_graph.reference.am_dense import AttentionMaps, processors_in_place
 from fam_graph.reference.components import ReferenceComponents
 from fam_graph.reference.pipeline import recording
-
 from tests.checkpoints import Kind, make_checkpoint
 
 

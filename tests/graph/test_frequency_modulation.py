@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from fam_graph.frequency_modulation import (
     CutoffReference,
     InsideBox,
@@ -17,9 +20,6 @@ from fam_graph.reference.fm_fft import (
     skip_residual,
     skip_residual_weight,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.graph.tolerances import FREQUENCY
 
 SIZES = [((8, 8), (16, 16)), ((8, 8), (17, 21)), ((5, 7), (15, 28)), ((10, 12), (40, 20))]

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
+
 from fam_graph.attention import attention_map
 from fam_graph.attention_modulation import TapForm
 from fam_graph.reference.am_dense import AttentionMaps, processors_in_place
@@ -22,7 +23,6 @@ from fam_graph.reference.pipeline import (
 from fam_graph.taps import default_tap_layers
 from fam_runtime import contract
 from fam_runtime.contract import tap_names
-
 from tests.graph.tolerances import ONE_STEP, largest_difference
 from tests.graph.two_stage import Tensors, TwoStageDriver
 

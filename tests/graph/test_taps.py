@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+
 from fam_graph.reference.components import ReferenceComponents
 from fam_graph.taps import (
     UnknownTapLayer,
@@ -15,7 +16,6 @@ from fam_graph.taps import (
     self_attention_layers,
     token_grid,
 )
-
 from tests.checkpoints import Kind
 
 EXPECTED = {"sd15": ("up_blocks.1", 2), "sd21v": ("up_blocks.1", 2), "sdxl": ("up_blocks.0", 4)}

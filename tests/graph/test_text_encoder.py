@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fam_graph.reference.components import ReferenceComponents
-from fam_graph.text_encoder import TextEncoder
 from torch.export import Dim, export
 
+from fam_graph.reference.components import ReferenceComponents
+from fam_graph.text_encoder import TextEncoder
 from tests.checkpoints import Kind
 from tests.graph.tolerances import TEXT, largest_difference
 

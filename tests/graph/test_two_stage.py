@@ -9,6 +9,7 @@ from typing import Any, get_args
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
+
 from fam_graph.reference.components import SCHEDULERS, ReferenceComponents
 from fam_graph.reference.pipeline import (
     Method,
@@ -17,7 +18,6 @@ from fam_graph.reference.pipeline import (
     ReferenceResult,
     run_reference,
 )
-
 from tests.checkpoints import Kind
 from tests.graph.tolerances import TWO_STAGES, VISIBLE, largest_difference
 from tests.graph.two_stage import TwoStageDriver
@@ -46,8 +46,11 @@ def noise_of(request: ReferenceRequest, seed: int = 1) -> ReferenceNoise:
     native, target = request.native_latent, request.target_latent
     steps = range(request.num_inference_steps) if request.scheduler == "euler-a" else ()
     return ReferenceNoise(
-        normal(native), normal(target), [normal(native) for _ in steps], [normal(target) for _ in steps]
-    )  # fmt: skip
+        normal(native),
+        normal(target),
+        [normal(native) for _ in steps],
+        [normal(target) for _ in steps],
+    )
 
 
 @cache

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+
 from fam_graph.interpolation import InterpolationMode, interpolation_matrix
 from fam_graph.reference.components import ReferenceComponents
 from fam_graph.upsample import LatentUpsample, PixelUpsample, clamp_image
-
 from tests.graph.tolerances import INTERPOLATION, LATENT_OF_VAE, largest_difference
 
 SIZES = [

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
-from fam_graph.reference.components import ReferenceComponents
-from fam_graph.vae import LatentScaling, VaeDecoder, VaeEncoder, vae_scale_factor
 from torch.export import Dim, export
 
+from fam_graph.reference.components import ReferenceComponents
+from fam_graph.vae import LatentScaling, VaeDecoder, VaeEncoder, vae_scale_factor
 from tests.checkpoints import Kind
 from tests.graph.tolerances import LATENT_OF_VAE, largest_difference
 

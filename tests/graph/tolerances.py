@@ -22,10 +22,10 @@ TEXT = 2e-6
 ONE_STEP = 2e-5
 """Relative error of one denoising step: float32 through the UNet, attention in another order."""
 
-TWO_STAGES = 1e-4
+TWO_STAGES = 2e-4
 """Relative error after two stages: ONE_STEP, carried and amplified by five steps each."""
 
-VISIBLE = 50 * TWO_STAGES
+VISIBLE = 25 * TWO_STAGES
 """Two methods must differ by this much for a comparison within TWO_STAGES to tell them apart."""
 
 

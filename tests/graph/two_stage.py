@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
 from fam_graph.frequency_modulation import frequency_modulation_tables
 from fam_graph.reference.components import Conditions, ReferenceComponents
 from fam_graph.reference.pipeline import ReferenceNoise, ReferenceRequest, stage_conditions

@@ -6,10 +6,10 @@ import argparse
 
 import numpy as np
 import pytest
-from fam_runtime.cli.generate import bytes_from_text, main, scale_from_text, size_from_text
-from fam_runtime.picture import settings_from_png
 from PIL import Image
 
+from fam_runtime.cli.generate import bytes_from_text, main, scale_from_text, size_from_text
+from fam_runtime.picture import settings_from_png
 from tests.runtime.fake_bundle import write_bundle
 
 
@@ -106,9 +106,9 @@ def test_native_picture(generate, tmp_path):
     assert pixels(tmp_path / "out-native.png").shape == (64, 64, 3)
 
 
-def test_low_memory_and_native_attention_change_nothing(generate, tmp_path):
+def test_how_it_is_made_changes_nothing(generate, tmp_path):
     pictures = []
-    for options in ([], ["--low-memory"], ["--native-attention", "replay"], ["--threads", "1"]):
+    for options in ([], ["--native-attention", "replay"], ["--threads", "1"]):
         assert generate("a red ring", "--seed", "1", *options, "--memory-budget", "1G") == 0
         pictures.append(pixels(tmp_path / "out.png"))
     assert all(np.array_equal(picture, pictures[0]) for picture in pictures)

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 
 from fam_runtime import contract
+from fam_runtime.bundle import KernelTables
 from fam_runtime.contract import StepCoefficient
 from fam_runtime.errors import InvalidRequest
 from fam_runtime.methods import METHODS, method_named, resolve_am_strength, skip_residual_weight
-from fam_runtime.sampler import FmTables, first_target_latent, fm_feeds, reference_coefficients
+from fam_runtime.sampler import first_target_latent, fm_feeds, reference_coefficients
 from fam_runtime.schedulers import NoiseSchedule, make_plan
 
 TRAIN = 1000
 RNG = np.random.default_rng(0)
-TABLES = FmTables(
+TABLES = KernelTables(
     RNG.standard_normal((TRAIN, 6)).astype(np.float32),
     RNG.standard_normal((TRAIN, 8)).astype(np.float32),
     RNG.random(TRAIN).astype(np.float32),

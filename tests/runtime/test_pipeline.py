@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from fam_runtime import FamPipeline
+from fam_runtime.bundle import KernelTables
 from fam_runtime.errors import Cancelled, InvalidRequest, NumericError, TargetNotBuilt
 from fam_runtime.methods import METHODS
 from fam_runtime.pipeline import GuidanceCost
 from fam_runtime.prompt import PromptTruncated
-from fam_runtime.sampler import FmTables
 from tests.runtime.fake_bundle import write_bundle
 
 
@@ -82,11 +82,16 @@ def test_a_picture_does_not_depend_on_its_company(pipe, method, scheduler):
         assert np.allclose(batched[index : index + 1], alone, rtol=1e-4, atol=1e-4)
 
 
-def test_low_memory_and_threads_change_nothing(root, pipe):
-    expected = np.asarray(pipe("a red ring", seed=9).images[0])
-    for options in ({"low_memory": True}, {"num_threads": 1}, {"num_threads": 2}):
+def test_threads_change_nothing_and_low_memory_at_most_the_last_bits(root, pipe):
+    expected = np.asarray(pipe("a red ring", seed=9).images[0]).astype(int)
+    for options, tolerance in (
+        ({"num_threads": 1}, 0),
+        ({"num_threads": 3}, 0),
+        ({"low_memory": True}, 1),
+    ):
         with FamPipeline.from_pretrained(root, progress=False, **options) as other:
-            assert np.array_equal(np.asarray(other("a red ring", seed=9).images[0]), expected)
+            difference = np.asarray(other("a red ring", seed=9).images[0]) - expected
+            assert np.abs(difference).max() <= tolerance
 
 
 def test_the_target_does_not_depend_on_whether_the_native_picture_was_asked_for(pipe):
@@ -123,19 +128,13 @@ def test_memory_budget_chooses_between_store_and_replay(pipe):
 
 
 def test_fm_tables_can_be_replaced(pipe):
-    tables = pipe._fm_tables(pipe_request(pipe))
-    off = FmTables(tables.rows, tables.columns, np.zeros_like(tables.weight))
+    tables = pipe.bundle.kernel_tables(pipe.bundle.manifest.targets[0])
+    off = KernelTables(tables.rows, tables.columns, np.zeros_like(tables.weight))
     assert np.array_equal(
         latents(pipe, method="fm", fm_tables=off), latents(pipe, method="direct-latent")
     )
     result = pipe("a red ring", fm_tables=off)
     assert len(result.settings[0]["fm_tables"]) == 64
-
-
-def pipe_request(pipe):
-    from fam_runtime.request import resolve_request
-
-    return resolve_request(pipe.bundle, "a red ring")
 
 
 def test_seed_none_is_drawn_and_reported(pipe):

@@ -7,6 +7,7 @@ import pytest
 
 from fam_runtime import contract
 from fam_runtime.backends.base import Backend
+from fam_runtime.bundle import KernelTables
 from fam_runtime.contract import StepCoefficient
 from fam_runtime.errors import InvalidRequest, NumericError
 from fam_runtime.methods import METHODS
@@ -18,7 +19,6 @@ from fam_runtime.native_attention import (
 )
 from fam_runtime.noise import noise_source
 from fam_runtime.sampler import (
-    FmTables,
     PictureNoise,
     StageRun,
     run_native_stage,
@@ -38,7 +38,7 @@ SCHEDULE = NoiseSchedule.from_config(
     }
 )
 TAPS = ("attention_query.a", "attention_key.a")
-TABLES = FmTables(
+TABLES = KernelTables(
     np.full((TRAIN, 8), 0.1, np.float32),
     np.full((TRAIN, 8), 0.1, np.float32),
     np.linspace(1, 0, TRAIN, dtype=np.float32),

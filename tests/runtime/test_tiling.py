@@ -64,6 +64,31 @@ def test_a_local_decoder_differs_only_near_tile_borders_and_there_little():
     assert (difference > 1e-6).mean() < 0.25
 
 
+def test_no_seam_even_where_a_decoder_looks_at_its_whole_tile():
+    """Normalisation over the tile shifts its tone; the blend must not jump where a tile ends."""
+    rows, columns = np.mgrid[0:96, 0:96] / 96
+    latent = np.stack([np.sin(5 * rows), np.cos(7 * columns), rows * columns])[None].astype(
+        np.float32
+    )
+
+    def decode(z):
+        centred = z - z.mean(axis=(2, 3), keepdims=True)
+        return (centred / z.std(axis=(2, 3), keepdims=True)).astype(np.float32)
+
+    tiling = Tiling(48, 12)
+    picture = decode_tiled(decode, latent, tiling, 1)
+    steps = np.abs(np.diff(picture, axis=3)).max(axis=(0, 1, 2))
+    edges = [
+        edge - 1
+        for tile in axis_tiles(96, tiling, 1)
+        for edge in (tile.start, tile.start + tile.length)
+        if 0 < edge < 96
+    ]
+    assert max(steps[edges]) <= 1.1 * steps.max()
+    unblended = np.abs(decode(latent[..., :48])[..., -1] - decode(latent[..., 48:])[..., 0]).max()
+    assert steps.max() < unblended / 4
+
+
 def test_memory_is_bounded_by_the_tile():
     shapes = []
 

@@ -59,7 +59,8 @@ def sample_pictures(
     folder: Path, prompts: list[str], steps: int, guidance_scale: float, seed: int
 ) -> NDArray[np.uint8]:
     """Native pictures, uint8 [n, H, W, 3], by diffusers' StableDiffusionPipeline in float32."""
-    pipeline: Any = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline: Any = StableDiffusionPipeline.from_pretrained(folder)
+    pipeline.to(torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(seed)
     pictures = []

@@ -22,7 +22,7 @@ def open_backend(name: str = DEFAULT_BACKEND, **options: object) -> Backend:
     """Make the backend called `name` with its own options.
 
     Raises:
-        InvalidRequest: the name or an option is unknown.
+        InvalidRequest: the name is unknown, or an option cannot be used.
         BackendError: its library is missing.
     """
     where = BACKENDS.get(name)

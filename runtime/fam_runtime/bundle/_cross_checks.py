@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import TYPE_CHECKING
 
 from fam_runtime import contract
@@ -142,11 +142,13 @@ def _step_graphs(manifest: Manifest) -> None:
     native = manifest.graphs[_NATIVE]
     _names(f"graphs[{_NATIVE!r}].inputs", native.inputs, inputs)
     _names(f"graphs[{_NATIVE!r}].outputs", native.outputs, outputs + tap_names)
-    _tap_dtypes(manifest, native, tap_names)
+    _tap_specs(manifest, native)
+    _latents(manifest, _NATIVE, manifest.latent_size(manifest.native))
     for target in manifest.targets:
         graph, place = manifest.graphs[target.step], f"graphs[{target.step!r}]"
         _names(f"{place}.inputs", graph.inputs, inputs + _TARGET_INPUTS + tap_names)
         _names(f"{place}.outputs", graph.outputs, outputs)
+        _latents(manifest, target.step, manifest.latent_size(target))
         given = {spec.name: spec for spec in native.outputs}
         for spec in graph.inputs:
             if spec.name in tap_names and spec != given[spec.name]:
@@ -157,6 +159,77 @@ def _step_graphs(manifest: Manifest) -> None:
                 )
 
 
+def _latents(manifest: Manifest, graph: str, size: tuple[int, int]) -> None:
+    """Every latent of a step graph has the size of its stage."""
+    shape = ("B", manifest.model.latent_channels, *size)
+    spec = manifest.graphs[graph]
+    for tensor in (*spec.inputs, *spec.outputs):
+        if tensor.name in _LATENTS and (tensor.dtype, tensor.shape) != ("float32", shape):
+            raise _contradiction(
+                f"graphs[{graph!r}]: {tensor.name}",
+                got=(tensor.dtype, tensor.shape),
+                expected=f"float32 {shape}",
+            )
+
+
+def _tap_specs(manifest: Manifest, native: GraphSpec) -> None:
+    """Each tap has the dtype of the model and the shape of its layer."""
+    given = {spec.name: spec for spec in native.outputs}
+    batch, dtype = "2B" if manifest.model.guidance else "B", manifest.model.tap_dtype
+    for layer in manifest.taps.layers:
+        n = layer.token_count
+        shape: tuple[int | str, ...] = (batch, n, layer.channels)
+        if manifest.taps.form == "maps":
+            shape = (batch, layer.heads, n, n)
+        for name in contract.tap_names(layer.name, manifest.taps.form):
+            spec = given[name]
+            if (spec.dtype, spec.shape) != (dtype, shape):
+                raise _contradiction(
+                    f"graphs[{_NATIVE!r}].outputs: {name}",
+                    got=(spec.dtype, spec.shape),
+                    expected=f"what model.dtype and the layer say, {dtype} {shape}",
+                )
+
+
+def _other_graphs(manifest: Manifest) -> None:
+    """The graphs around the UNet have the names that the runtime calls them by."""
+    for target in manifest.targets:
+        _interface(manifest, target.upsample, contract.LATENT, contract.REFERENCE_LATENT)
+    _interface(manifest, manifest.vae.encoder, contract.IMAGE, contract.LATENT)
+    _interface(manifest, manifest.vae.decoder, contract.LATENT, contract.IMAGE)
+    pooled = False
+    for encoder in manifest.text_encoders:
+        names = {spec.name for spec in manifest.graphs[encoder.graph].outputs}
+        outputs = [contract.PROMPT_EMBEDS]
+        if contract.POOLED_PROMPT_EMBEDS in names:
+            outputs.append(contract.POOLED_PROMPT_EMBEDS)
+            pooled = True
+        _interface(manifest, encoder.graph, contract.INPUT_IDS, *outputs)
+    if manifest.model.family == "sdxl" and not pooled:
+        raise _contradiction(
+            "text_encoders",
+            got=f"no {contract.POOLED_PROMPT_EMBEDS}",
+            expected="one encoder of an sdxl model to give it",
+        )
+
+
+def _interface(manifest: Manifest, graph: str, input_name: str, *outputs: str) -> None:
+    spec, place = manifest.graphs[graph], f"graphs[{graph!r}]"
+    _names(f"{place}.inputs", spec.inputs, [input_name])
+    _names(f"{place}.outputs", spec.outputs, list(outputs))
+
+
+_LATENTS = frozenset(
+    {
+        contract.LATENT,
+        contract.PREVIOUS_PREDICTION,
+        contract.STEP_NOISE,
+        contract.REFERENCE_LATENT,
+        contract.REFERENCE_NOISE,
+        contract.NEXT_LATENT,
+        contract.PREDICTION,
+    }
+)
 _TARGET_INPUTS = [
     contract.REFERENCE_LATENT,
     contract.REFERENCE_NOISE,
@@ -183,16 +256,6 @@ def _step_inputs(manifest: Manifest) -> list[str]:
     return names
 
 
-def _tap_dtypes(manifest: Manifest, native: GraphSpec, tap_names: list[str]) -> None:
-    for spec in native.outputs:
-        if spec.name in tap_names and spec.dtype != manifest.model.tap_dtype:
-            raise _contradiction(
-                f"graphs[{_NATIVE!r}].outputs: {spec.name}",
-                got=spec.dtype,
-                expected=f"the dtype of model.dtype, {manifest.model.tap_dtype}",
-            )
-
-
 def _names(place: str, specs: Iterable[TensorSpec], required: list[str]) -> None:
     have = {spec.name for spec in specs}
     for name in required:
@@ -208,8 +271,8 @@ def _names(place: str, specs: Iterable[TensorSpec], required: list[str]) -> None
         )
 
 
-def _require(name: str, table: object, place: str, where: str) -> None:
-    if isinstance(table, dict) and name not in table:
+def _require(name: str, table: Container[str], place: str, where: str) -> None:
+    if name not in table:
         raise _contradiction(place, got=name, expected=f"a file listed in {where}")
 
 
@@ -230,4 +293,5 @@ _CHECKS: tuple[Callable[[Manifest], None], ...] = (
     _model,
     _taps,
     _step_graphs,
+    _other_graphs,
 )

@@ -112,6 +112,7 @@ def _model(at: JsonCursor) -> ModelInfo:
         vae_scale_factor=at.member("vae_scale_factor").integer(1, 64),
         vae_scaling_factor=at.member("vae_scaling_factor").number(1e-6, 1e6),
         size_multiple=at.member("size_multiple").integer(1, 4096),
+        force_zeros_for_empty_prompt=at.member("force_zeros_for_empty_prompt").flag(),
     )
 
 

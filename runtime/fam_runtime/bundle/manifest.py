@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fam_runtime.bundle._cross_checks import check_references
@@ -89,11 +89,11 @@ class Manifest:
     text_encoders: tuple[TextEncoderInfo, ...]
     graphs: Mapping[str, GraphSpec]
     files: Mapping[str, FileRecord]
-    vae: VaeInfo = VaeInfo()
-    frequency_modulation: FrequencyModulationInfo = FrequencyModulationInfo()
-    upsample: UpsampleInfo = UpsampleInfo()
+    vae: VaeInfo = field(default_factory=VaeInfo)
+    frequency_modulation: FrequencyModulationInfo = field(default_factory=FrequencyModulationInfo)
+    upsample: UpsampleInfo = field(default_factory=UpsampleInfo)
     size_conditions: SizeConditions | None = None
-    defaults: Defaults = Defaults()
+    defaults: Defaults = field(default_factory=Defaults)
     format_version: int = FORMAT_VERSION
 
     @classmethod

@@ -71,6 +71,7 @@ class ModelInfo:
     vae_scale_factor: int = 8
     vae_scaling_factor: float = 0.18215
     size_multiple: int = 64
+    force_zeros_for_empty_prompt: bool = False
 
     @property
     def tap_dtype(self) -> TensorDtype:

@@ -12,6 +12,9 @@ from fam_runtime.errors import BundleDamaged, BundlePathRefused
 MAX_NAME_CHARACTERS = 512
 """Longer names cannot be opened on every system."""
 
+MAX_COMPONENT_BYTES = 255
+"""Longer components (in UTF-8) cannot be created on the common file systems."""
+
 _FORBIDDEN_CHARACTERS = frozenset("\\:")
 _REPARSE_POINT = 0x400  # Windows: junctions and other links that S_ISLNK does not show
 _CAN_OPEN_AT = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
@@ -45,6 +48,8 @@ def _objection(name: str) -> str:
     for part in name.split("/"):
         if part in ("", ".", ".."):
             return f"it has the component {part!r}"
+        if len(part.encode()) > MAX_COMPONENT_BYTES:
+            return f"a component is longer than {MAX_COMPONENT_BYTES} bytes"
         if part[-1] in ". ":
             return "a component ends with a dot or a space"
     return ""
@@ -68,6 +73,8 @@ def confined_path(root: str | os.PathLike[str], name: str) -> Path:
             status = os.lstat(path)
         except (FileNotFoundError, NotADirectoryError):
             raise _missing(name) from None
+        except OSError as error:
+            raise unreadable(name, error) from error
         _check_component(status, "/".join(parts[: i + 1]), last=i == len(parts) - 1)
     return path
 
@@ -85,7 +92,10 @@ def open_confined(root: str | os.PathLike[str], name: str) -> BinaryIO:
     if not _CAN_OPEN_AT:
         return _open_and_compare(path, name)
     parts = name.split("/")
-    directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise unreadable(name, error) from error
     try:
         for part in parts[:-1]:
             below = _open_at(part, os.O_DIRECTORY, directory, name)
@@ -102,19 +112,18 @@ def _open_at(part: str, flags: int, directory: int, name: str) -> int:
         return os.open(part, os.O_RDONLY | os.O_NOFOLLOW | flags, dir_fd=directory)
     except FileNotFoundError:
         raise _missing(name) from None
-    except PermissionError:
-        raise BundleDamaged(
-            f"{name} of the bundle cannot be read",
-            got="no permission",
-            fix="change the permissions of the bundle's files",
-        ) from None
+    except PermissionError as error:
+        raise unreadable(name, error) from error
     except OSError as error:
         raise _refused(name, "changed while it was opened", str(error.strerror)) from None
 
 
 def _open_and_compare(path: Path, name: str) -> BinaryIO:
     before = os.lstat(path)
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    except OSError as error:
+        raise unreadable(name, error) from error
     if not os.path.samestat(before, os.fstat(descriptor)):
         os.close(descriptor)
         raise _refused(name, "changed while it was opened", "another file")
@@ -151,6 +160,16 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+
+
+def unreadable(name: str, error: OSError) -> BundleDamaged:
+    """The error for a file of a bundle that is there but cannot be read."""
+    return BundleDamaged(
+        f"{name} of the bundle cannot be read",
+        got=error.strerror or str(error),
+        expected="a file that this user may read, on a working disk",
+        fix="change the permissions of the bundle's files, or get the bundle again",
+    )
 
 
 def _missing(name: str) -> BundleDamaged:

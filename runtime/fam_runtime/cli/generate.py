@@ -214,10 +214,9 @@ def _write(
         say(f"{path}  {size}  seed {settings['seed']}  method {settings['method']}")
         if result.native_images is not None:
             native = path.with_name(f"{path.stem}-native{path.suffix}")
-            size = pipe.bundle.manifest.native
-            note = {**settings, "method": "native", "height": size.height, "width": size.width}
-            save_png(result.native_images[index], native, note)  # type: ignore[arg-type]
-            say(f"{native}  {size.width}x{size.height}  the native stage")
+            small = pipe.bundle.manifest.native
+            save_png(result.native_images[index], native, {**settings, "stage": "native"})
+            say(f"{native}  {small.width}x{small.height}  the native stage")
     say(report_line(result.report))
 
 
@@ -247,7 +246,7 @@ def warnings_on_one_line() -> Iterator[None]:
                 seen.add(text)
                 print(f"fam-generate: warning: {text}", file=sys.stderr)
 
-        warnings.showwarning = show  # type: ignore[assignment]  # restored by catch_warnings
+        warnings.showwarning = show  # restored by catch_warnings
         yield
 
 

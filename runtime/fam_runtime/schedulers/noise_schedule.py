@@ -109,8 +109,13 @@ class NoiseSchedule:
             use_karras_sigmas=bool(config.get("use_karras_sigmas", False)),
             lower_order_final=bool(config.get("lower_order_final", True)),
             euler_at_final=bool(config.get("euler_at_final", False)),
-            lambda_min_clipped=float(config.get("lambda_min_clipped", -math.inf)),
+            lambda_min_clipped=_lambda_min(config.get("lambda_min_clipped")),
         )
+
+
+def _lambda_min(value: float | str | None) -> float:
+    """Minus infinity where it is missing; diffusers also writes it as a text."""
+    return -math.inf if value is None else float(value)
 
 
 def _choice(config: Mapping[str, Any], key: str, choices: tuple[str, ...]) -> str:

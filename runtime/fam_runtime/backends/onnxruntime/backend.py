@@ -57,11 +57,12 @@ class OnnxruntimeBackend(Backend):
         return OnnxruntimeRunner(graph, spec, session, self.settings.provider)
 
     def describe(self) -> dict[str, str]:
-        """Name, version and provider."""
+        """Name, version, provider, and whether weights are packed, which decides the last bits."""
         return {
             "backend": self.name,
             "onnxruntime": self._runtime.__version__,
             "provider": self.settings.provider,
+            "weights": "mapped" if self.settings.low_memory else "packed",
         }
 
     def upload(self, array: Array) -> Value:
