@@ -6,7 +6,6 @@ maps, and draws its noise from torch. Nothing of the runtime's arithmetic takes 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -23,8 +22,7 @@ from fam_graph.reference.pipeline import (
     run_reference,
 )
 from fam_runtime import FamPipeline
-from tests.checkpoints import Kind
-from tests.parity.conftest import Exported
+from tests.conftest import Exported, ExportTiny
 
 STEPS = 20
 SEED = 5
@@ -151,7 +149,7 @@ def test_every_sampler_equals_the_reference(exported: Exported, scheduler: str) 
 
 
 def test_maps_and_queries_give_the_same_picture(
-    export_tiny: Callable[[Kind, tuple[str, ...], ExportOptions], Exported],
+    export_tiny: ExportTiny,
 ) -> None:
     latents = [
         compare(

@@ -84,7 +84,14 @@ def _write_manifest(root, family, guidance, specs, encoders) -> None:
     latent = NATIVE.height // 8, NATIVE.width // 8
     manifest = Manifest(
         generator=GeneratorInfo("tests", "0"),
-        model=ModelInfo("fake", family, "fp32", guidance=guidance, size_multiple=64),
+        model=ModelInfo(
+            "fake",
+            family,
+            "fp32",
+            guidance=guidance,
+            size_multiple=64,
+            force_zeros_for_empty_prompt=family == "sdxl",
+        ),
         native=NATIVE,
         targets=tuple(Target.for_size(size.height, size.width) for size in TARGETS),
         taps=Taps("qk", (TapLayer(LAYER, 2, 4, latent),)),

@@ -1,6 +1,7 @@
 """Bundles: their manifest, reading them safely, publishing them at once (docs/bundle_format.md)."""
 
-from fam_runtime.bundle.integrity import file_record, verify_file
+from fam_runtime.bundle.integrity import file_record
+from fam_runtime.bundle.kernels import KernelTables
 from fam_runtime.bundle.manifest import (
     MANIFEST_NAME,
     NATIVE_GRAPH,
@@ -24,7 +25,7 @@ from fam_runtime.bundle.manifest import (
     scale_text,
 )
 from fam_runtime.bundle.publish import add_files, publish_directory, write_atomically
-from fam_runtime.bundle.reader import Bundle, KernelTables
+from fam_runtime.bundle.reader import Bundle
 
 __all__ = [
     "MANIFEST_NAME",
@@ -52,6 +53,5 @@ __all__ = [
     "noise_schedule_from_config",
     "publish_directory",
     "scale_text",
-    "verify_file",
     "write_atomically",
 ]

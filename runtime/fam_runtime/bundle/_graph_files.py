@@ -46,8 +46,8 @@ def _outline(root: Path, name: str) -> OnnxOutline:
             mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         except ValueError:  # an empty file cannot be mapped
             return outline_of_onnx(b"", name=name)
-        with mapped, memoryview(mapped) as view:
-            return outline_of_onnx(view, name=name)
+        # Not closed here: an error on its way still holds views of it. It goes with the last one.
+        return outline_of_onnx(memoryview(mapped), name=name)
 
 
 def _check_location(

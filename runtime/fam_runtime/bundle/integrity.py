@@ -4,132 +4,111 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import BinaryIO
 
 from fam_runtime.bundle.manifest_parts import FileRecord
-from fam_runtime.bundle.paths import confined_path, open_confined
+from fam_runtime.bundle.paths import confined_path, open_confined, unreadable
 from fam_runtime.errors import BundleDamaged
 
-Progress = Callable[[str, int, int], None]
-"""Called as `progress(file name, bytes done, bytes in all)`; what it raises ends the work."""
+CHUNK_BYTES = 1 << 20
 
-_CHUNK_BYTES = 4 * 1024 * 1024
+HashProgress = Callable[[int], object]
+"""Told how many further bytes have been hashed; what it raises ends the work."""
+
+_FIX = "get the bundle again or export it again with fam-export"
 
 
-def file_record(path: str | os.PathLike[str], *, progress: Progress | None = None) -> FileRecord:
-    """The record of the file at `path`, for a writer of bundles.
-
-    `progress` gets the file's name and its bytes.
-    """
-    name = Path(path).name
+def file_record(path: str | os.PathLike[str]) -> FileRecord:
+    """Size and SHA-256 of the file at `path`, for a writer of bundles."""
     with open(path, "rb") as stream:
-        total = os.fstat(stream.fileno()).st_size
-        report = None if progress is None else _reporter(progress, name, 0, total)
-        return _hashed(stream, report)
+        return _hashed(stream, None)
 
 
-def check_size(root: Path, name: str, record: FileRecord) -> None:
-    """Compare the size of the file `name` below `root` with `record`.
-
-    Raises:
-        BundlePathRefused: if it is no plain file inside `root`.
-        BundleDamaged: if it is missing or its size differs.
-    """
-    size = os.lstat(confined_path(root, name)).st_size
-    if size != record.bytes:
-        raise _wrong_size(name, size, record)
-
-
-def check_content(
-    root: Path, name: str, record: FileRecord, *, on_bytes: Callable[[int], None] | None = None
+def verify_file(
+    root: str | os.PathLike[str],
+    name: str,
+    expected: FileRecord,
+    *,
+    contents: bool = True,
+    progress: HashProgress | None = None,
 ) -> os.stat_result:
-    """Compare size and SHA-256 of the file `name` below `root` with `record`.
+    """Compare a file of a bundle with its record; `contents=False` compares its size only.
 
-    `on_bytes` is called with the bytes hashed so far. Returns the status of the file that was
-    hashed, by which a later look can tell that it is still the same.
+    Returns the status of the very file that was compared, by which a later look can tell that it
+    is still the same.
 
     Raises:
-        BundlePathRefused, BundleDamaged: as `check_size`, and for another content.
+        BundlePathRefused: the file is a link or no plain file.
+        BundleDamaged: it is missing, or not the file that the manifest lists.
     """
+    if not contents:
+        status = os.lstat(confined_path(root, name))
+        _compare_size(name, status.st_size, expected)
+        return status
     with open_confined(root, name) as stream:
         status = os.fstat(stream.fileno())
-        if status.st_size != record.bytes:
-            raise _wrong_size(name, status.st_size, record)
-        _compare(name, _hashed(stream, on_bytes), record)
-        return status
+        _compare_size(name, status.st_size, expected)
+        try:
+            found = _hashed(stream, progress)
+        except OSError as error:
+            raise unreadable(name, error) from error
+    _compare(name, found, expected)
+    return status
 
 
-def checked_bytes(root: Path, name: str, record: FileRecord, *, max_bytes: int) -> bytes:
+def checked_bytes(
+    root: str | os.PathLike[str], name: str, expected: FileRecord, *, max_bytes: int
+) -> bytes:
     """The content of the file `name` below `root`: the very bytes that were hashed.
 
     Raises:
-        BundlePathRefused, BundleDamaged: as `check_content`, and above `max_bytes`.
+        BundlePathRefused, BundleDamaged: as `verify_file`, and above `max_bytes`.
     """
+    if expected.bytes > max_bytes:
+        raise BundleDamaged(
+            f"{name} of the bundle is too large to be read whole",
+            got=f"{expected.bytes} bytes",
+            expected=f"at most {max_bytes} bytes",
+            fix=_FIX,
+        )
     with open_confined(root, name) as stream:
-        size = os.fstat(stream.fileno()).st_size
-        if size != record.bytes:
-            raise _wrong_size(name, size, record)
-        if size > max_bytes:
-            raise BundleDamaged(
-                f"{name} of the bundle is too large to be read whole",
-                got=f"{size} bytes",
-                expected=f"at most {max_bytes} bytes",
-            )
-        data = stream.read(max_bytes + 1)
-    _compare(name, FileRecord(len(data), hashlib.sha256(data).hexdigest()), record)
+        _compare_size(name, os.fstat(stream.fileno()).st_size, expected)
+        try:
+            data = stream.read(expected.bytes + 1)
+        except OSError as error:
+            raise unreadable(name, error) from error
+    _compare(name, FileRecord(len(data), hashlib.sha256(data).hexdigest()), expected)
     return data
 
 
-def check_files(
-    root: Path, files: Mapping[str, FileRecord], *, progress: Progress | None = None
-) -> dict[str, os.stat_result]:
-    """`check_content` for every file; `progress` counts over all of them together."""
-    for name, record in files.items():  # sizes first: a truncated copy is told at once
-        check_size(root, name, record)
-    total, done = sum(record.bytes for record in files.values()), 0
-    statuses = {}
-    for name, record in files.items():
-        report = None if progress is None else _reporter(progress, name, done, total)
-        statuses[name] = check_content(root, name, record, on_bytes=report)
-        done += record.bytes
-    return statuses
-
-
-def _reporter(progress: Progress, name: str, before: int, total: int) -> Callable[[int], None]:
-    return lambda count: progress(name, before + count, total)
-
-
-def _hashed(stream: BinaryIO, on_bytes: Callable[[int], None] | None) -> FileRecord:
+def _hashed(stream: BinaryIO, progress: HashProgress | None) -> FileRecord:
     digest, count = hashlib.sha256(), 0
-    buffer = bytearray(_CHUNK_BYTES)
-    view = memoryview(buffer)
-    while read := stream.readinto(buffer):  # type: ignore[attr-defined]
-        digest.update(view[:read])
-        count += read
-        if on_bytes is not None:
-            on_bytes(count)
+    while chunk := stream.read(CHUNK_BYTES):
+        digest.update(chunk)
+        count += len(chunk)
+        if progress is not None:
+            progress(len(chunk))
     return FileRecord(count, digest.hexdigest())
 
 
-def _compare(name: str, found: FileRecord, record: FileRecord) -> None:
-    if found.bytes != record.bytes:
-        raise _wrong_size(name, found.bytes, record)
-    if found.sha256 != record.sha256:
+def _compare(name: str, found: FileRecord, expected: FileRecord) -> None:
+    _compare_size(name, found.bytes, expected)
+    if found.sha256 != expected.sha256:
         raise BundleDamaged(
             f"{name} of the bundle has another content than manifest.json lists",
-            got=f"sha256 {found.sha256}",
-            expected=f"sha256 {record.sha256}",
-            fix="get the bundle again or export it again with fam-export",
+            got=f"SHA-256 {found.sha256}",
+            expected=f"SHA-256 {expected.sha256}",
+            fix=_FIX,
         )
 
 
-def _wrong_size(name: str, size: int, record: FileRecord) -> BundleDamaged:
-    word = "truncated" if size < record.bytes else "longer than listed"
-    return BundleDamaged(
-        f"{name} of the bundle is {word}",
-        got=f"{size} bytes",
-        expected=f"{record.bytes} bytes",
-        fix="get the bundle again or export it again with fam-export",
-    )
+def _compare_size(name: str, size: int, expected: FileRecord) -> None:
+    if size != expected.bytes:
+        word = "truncated" if size < expected.bytes else "longer than listed"
+        raise BundleDamaged(
+            f"{name} of the bundle is {word}",
+            got=f"{size} bytes",
+            expected=f"{expected.bytes} bytes",
+            fix=_FIX,
+        )

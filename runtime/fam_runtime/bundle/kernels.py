@@ -35,7 +35,7 @@ def kernel_tables_from_bytes(
 
     try:
         tables = load(data)
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise _damaged(name, got=str(error), expected="a safetensors file") from None
     height, width = latent_size
     return KernelTables(

@@ -76,6 +76,17 @@ def outline_of_onnx(data: memoryview | bytes, *, name: str) -> OnnxOutline:
     return OnnxOutline(tuple(walker.external), frozenset(walker.op_types))
 
 
+def external_locations(
+    data: memoryview | bytes, *, name: str = "a graph of the bundle"
+) -> set[str]:
+    """Every external-data location in an ONNX model.
+
+    Raises:
+        BundleDamaged: if `data` is not well-formed.
+    """
+    return {tensor.location for tensor in outline_of_onnx(data, name=name).external}
+
+
 class _Walker:
     def __init__(self, data: memoryview, name: str) -> None:
         self.data = data

@@ -10,17 +10,14 @@ from typing import Literal
 from fam_runtime.bundle._graph_files import check_graph_file
 from fam_runtime.bundle._not_a_bundle import not_a_bundle
 from fam_runtime.bundle._strict_json import MAX_JSON_BYTES
-from fam_runtime.bundle.integrity import (
-    Progress,
-    check_content,
-    check_files,
-    check_size,
-    checked_bytes,
-)
+from fam_runtime.bundle.integrity import HashProgress, checked_bytes, verify_file
 from fam_runtime.bundle.kernels import KernelTables, kernel_tables_from_bytes
 from fam_runtime.bundle.manifest import MANIFEST_NAME, FileRecord, Manifest, Target
+from fam_runtime.bundle.onnx_external_data import ExternalData
 from fam_runtime.bundle.paths import open_confined
-from fam_runtime.errors import BundleDamaged, InvalidRequest
+from fam_runtime.errors import BundleDamaged, BundleNotFound, InvalidRequest
+
+__all__ = ["MAX_READ_BYTES", "Bundle", "KernelTables", "read_manifest"]
 
 Verify = Literal["full", "size"]
 
@@ -31,65 +28,93 @@ _Fingerprint = tuple[int, int, int, int]
 
 
 class Bundle:
-    """A verified bundle: its manifest and the ways to its files."""
+    """An opened bundle.
 
-    def __init__(
-        self,
-        root: Path,
-        manifest: Manifest,
-        bundle_hash: str,
-        verified: dict[str, _Fingerprint] | None,
-    ) -> None:
-        """Use `Bundle.open`; `verified` is None where only sizes were compared."""
-        self.root = root
-        self.manifest = manifest
-        self.hash = bundle_hash
-        self._verified = verified
+    Attributes:
+        root: its folder.
+        manifest: what is in it.
+        hash: SHA-256 of manifest.json; through it, of every byte.
+    """
+
+    def __init__(self, root: Path, manifest: Manifest, bundle_hash: str) -> None:
+        self.root, self.manifest, self.hash = root, manifest, bundle_hash
+        self._hashed: dict[str, _Fingerprint] = {}
 
     @classmethod
     def open(
         cls,
         path: str | os.PathLike[str],
         *,
-        verify: Verify = "full",
-        progress: Progress | None = None,
+        verify: Verify | str = "full",
+        progress: HashProgress | None = None,
     ) -> Bundle:
-        """Open the bundle in the directory `path`.
+        """Open the bundle in the folder `path`.
 
         Args:
-            path: the directory that holds manifest.json; it may itself be a link.
-            verify: "full" hashes every file; "size" only compares sizes, for a bundle that was
-                verified before and that nobody else can write to.
-            progress: called as `progress(file name, bytes done, bytes in all)` while hashing.
+            path: the folder with manifest.json; it may itself be a link.
+            verify: ``"full"`` hashes every file; ``"size"`` only compares sizes, for bundles that
+                were verified before and that nobody else can write to.
+            progress: told how many further bytes have been hashed.
 
         Raises:
-            BundleNotFound: if there is no bundle.
-            BundleVersionUnsupported: if its format is newer than this package.
-            BundleDamaged, BundlePathRefused: if it is not intact, or not safe to use.
+            BundleNotFound: there is no bundle.
+            BundleVersionUnsupported: it is newer than this package.
+            BundleDamaged, BundlePathRefused: it is not whole, or not safe.
         """
         if verify not in ("full", "size"):
-            raise InvalidRequest("verify is not right", got=verify, expected="'full' or 'size'")
-        root = Path(path)
-        data = _manifest_bytes(root)
-        manifest = Manifest.from_bytes(data)
-        verified = _verify_files(root, manifest, verify, progress)
-        for name in sorted(manifest.files):
-            if name.endswith(".onnx"):
-                check_graph_file(root, name, manifest.files)
-        return cls(root, manifest, hashlib.sha256(data).hexdigest(), verified)
+            raise InvalidRequest("unknown verify", got=verify, expected="'full' or 'size'")
+        bundle = cls.unchecked(path)
+        for name, record in bundle.manifest.files.items():
+            verify_file(bundle.root, name, record, contents=False)  # a truncated copy: at once
+        for name in bundle.manifest.files:
+            bundle.check_file(name, contents=verify == "full", progress=progress)
+        return bundle
 
-    def path(self, name: str) -> Path:
-        """The path of the listed file `name`; hashed again if it changed since `open`.
+    @classmethod
+    def unchecked(cls, path: str | os.PathLike[str]) -> Bundle:
+        """The bundle in the folder `path` with only its manifest read, to look at what it is.
+
+        Nothing else may be done with its files before :meth:`check_file` has passed them.
 
         Raises:
-            BundleDamaged, BundlePathRefused: if it is not listed or no longer what is listed.
+            BundleNotFound, BundleVersionUnsupported, BundleDamaged, BundlePathRefused: as
+                :meth:`open`, as far as the manifest goes.
+        """
+        root = Path(path)
+        data = read_manifest(root)
+        return cls(root, Manifest.from_bytes(data), hashlib.sha256(data).hexdigest())
+
+    def check_file(
+        self, name: str, *, contents: bool = True, progress: HashProgress | None = None
+    ) -> None:
+        """Compare the listed file `name` with its record; a graph may refer to listed data only.
+
+        Args:
+            name: the file.
+            contents: hash it; False compares its size only.
+            progress: told how many further bytes have been hashed.
+
+        Raises:
+            BundleDamaged, BundlePathRefused: it is not what the manifest lists, or not safe.
         """
         record = self._record(name)
-        check_size(self.root, name, record)
-        path = self.root / name
-        if self._verified is not None and _fingerprint(os.lstat(path)) != self._verified[name]:
-            self._verified[name] = _fingerprint(check_content(self.root, name, record))
-        return path
+        status = verify_file(self.root, name, record, contents=contents, progress=progress)
+        if contents:
+            self._hashed[name] = _fingerprint(status)
+        if name.endswith(".onnx"):
+            check_graph_file(self.root, name, self.manifest.files)
+
+    def path(self, name: str) -> Path:
+        """Where the listed file `name` lies; it is hashed again if it changed since it was.
+
+        Raises:
+            BundleDamaged: the manifest does not list it, or it is gone or another.
+            BundlePathRefused: it has become a link.
+        """
+        status = verify_file(self.root, name, self._record(name), contents=False)
+        if name in self._hashed and self._hashed[name] != _fingerprint(status):
+            self.check_file(name)
+        return self.root / name
 
     def read_bytes(self, name: str) -> bytes:
         """The content of the listed file `name`; the bytes returned are hashed, always.
@@ -112,32 +137,46 @@ class Bundle:
             latent_size=self.manifest.latent_size(target),
         )
 
+    def external_data(self, graph: str) -> tuple[ExternalData, ...]:
+        """The tensors that `graph` keeps in the weights file beside it.
+
+        Raises:
+            BundleDamaged, BundlePathRefused: as :meth:`check_file`, for its contents.
+        """
+        self._record(graph)
+        return check_graph_file(self.root, graph, self.manifest.files).external
+
     def _record(self, name: str) -> FileRecord:
         record = self.manifest.files.get(name)
         if record is None:
             raise BundleDamaged(
-                "manifest.json does not list this file", got=name, expected="a listed file"
+                "manifest.json does not list this file",
+                got=name,
+                expected="a listed file",
+                fix="export the bundle again with fam-export",
             )
         return record
 
 
-def _manifest_bytes(root: Path) -> bytes:
-    """The bytes of manifest.json, at most one more than a reader accepts."""
-    if not os.path.lexists(root / MANIFEST_NAME):
-        raise not_a_bundle(root)
-    with open_confined(root, MANIFEST_NAME) as stream:
-        return stream.read(MAX_JSON_BYTES + 1)
+def read_manifest(root: Path) -> bytes:
+    """The bytes of manifest.json, not parsed, at most one more than a reader accepts.
 
-
-def _verify_files(
-    root: Path, manifest: Manifest, verify: Verify, progress: Progress | None
-) -> dict[str, _Fingerprint] | None:
-    if verify == "size":
-        for name, record in manifest.files.items():
-            check_size(root, name, record)
-        return None
-    statuses = check_files(root, manifest.files, progress=progress)
-    return {name: _fingerprint(status) for name, status in statuses.items()}
+    Raises:
+        BundleNotFound: there is no bundle at `root`.
+        BundleDamaged, BundlePathRefused: the manifest cannot be read, or is no plain file.
+    """
+    try:
+        if not os.path.lexists(root / MANIFEST_NAME):
+            raise not_a_bundle(root)
+        with open_confined(root, MANIFEST_NAME) as stream:
+            return stream.read(MAX_JSON_BYTES + 1)
+    except OSError as error:
+        raise BundleNotFound(
+            f"the bundle at {root} cannot be read",
+            got=error.strerror,
+            expected="a folder that this user may read",
+            fix="change the permissions of the folder, or give the path of another one",
+        ) from error
 
 
 def _fingerprint(status: os.stat_result) -> _Fingerprint:

@@ -137,7 +137,7 @@ def description(bundle: Bundle, damage: dict[str, BundleError], *, contents: boo
 def shared_bytes(bundle: Bundle, graph: str) -> int:
     """Bytes of the tensors that `graph` keeps in the weights file beside it."""
     folder, total = PurePosixPath(graph).parent, 0
-    for tensor in bundle.external_tensors(graph):
+    for tensor in bundle.external_data(graph):
         record = bundle.manifest.files.get((folder / tensor.location).as_posix())
         end = record.bytes if record is not None else tensor.offset
         total += end - tensor.offset if tensor.length is None else tensor.length

@@ -1,4 +1,4 @@
-"""Bundles of tiny random checkpoints of every family, exported once for all parity tests."""
+"""Tiny random checkpoints and their bundles, exported once for all tests that read them."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ SCALES = ("2", "3", "2x4")
 
 @dataclass(frozen=True)
 class Exported:
-    """A checkpoint and the bundle made from it."""
+    """A checkpoint and the bundle made from it; read only."""
 
     kind: Kind
     checkpoint: Path
     bundle: Path
 
 
+ExportTiny = Callable[[Kind, tuple[str, ...], ExportOptions], Exported]
+
+
 @pytest.fixture(scope="session")
-def export_tiny(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Callable[[Kind, tuple[str, ...], ExportOptions], Exported]:
+def export_tiny(tmp_path_factory: pytest.TempPathFactory) -> ExportTiny:
     """Makes and exports a tiny checkpoint; the same arguments give the same bundle."""
     made: dict[object, Exported] = {}
 
@@ -36,7 +37,7 @@ def export_tiny(
         key = (kind, scales, options)
         if key not in made:
             root = tmp_path_factory.mktemp(kind)
-            checkpoint, bundle = root / f"tiny-{kind}", root / "bundle"
+            checkpoint, bundle = root / "tiny", root / "bundle"
             make_checkpoint(kind, checkpoint, seed=0)
             export(open_checkpoint(checkpoint), bundle, scales=scales, options=options)
             made[key] = Exported(kind, checkpoint, bundle)
@@ -46,9 +47,24 @@ def export_tiny(
 
 
 @pytest.fixture(scope="session", params=KINDS)
-def exported(
-    request: pytest.FixtureRequest,
-    export_tiny: Callable[[Kind, tuple[str, ...], ExportOptions], Exported],
-) -> Exported:
+def exported(request: pytest.FixtureRequest, export_tiny: ExportTiny) -> Exported:
     """SD 1.5-, SD 2.1-v- and SDXL-shaped, with targets at 2x, 3x and 2x4."""
     return export_tiny(request.param, SCALES, ExportOptions())
+
+
+@pytest.fixture(scope="session")
+def tiny(export_tiny: ExportTiny) -> Exported:
+    """SD 1.5-shaped, with a target at 2x."""
+    return export_tiny("sd15", ("2",), ExportOptions())
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny: Exported) -> Path:
+    """The checkpoint of :func:`tiny`."""
+    return tiny.checkpoint
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny: Exported) -> Path:
+    """The bundle of :func:`tiny`."""
+    return tiny.bundle
