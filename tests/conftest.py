@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from fam_export.checkpoint import open_checkpoint
 from fam_export.exporter import export
@@ -14,6 +15,9 @@ from fam_export.options import ExportOptions
 from tests.checkpoints import KINDS, Kind, make_checkpoint
 
 SCALES = ("2", "3", "2x4")
+
+# Tests run in several processes; more threads than cores would wait for each other.
+torch.set_num_threads(1)
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from fam_bench.picture_scores import PictureScore, score_picture
 from fam_export.demo.scenes import Scene, caption, sample_scene
 from fam_graph.frequency_modulation import CutoffReference, frequency_modulation_tables
 from fam_runtime import FamPipeline
+from fam_runtime.bundle import KernelTables
 from fam_runtime.cli.errors import run_cli
-from fam_runtime.sampler import FmTables
 
 PROMPT_SEED = 64_000
 GRID_PROMPTS = 6
@@ -95,7 +95,7 @@ class Study:
         self, pipeline: FamPipeline, output: Path, steps: int, scheduler: str | None
     ) -> None:
         self.pipeline, self.output, self.steps, self.scheduler = pipeline, output, steps, scheduler
-        self._tables: dict[tuple[int, CutoffReference], FmTables] = {}
+        self._tables: dict[tuple[int, CutoffReference], KernelTables] = {}
         output.mkdir(parents=True, exist_ok=True)
         self.log = output / f"pictures-{pipeline.bundle.hash[:12]}-{steps}.jsonl"
 
@@ -138,7 +138,7 @@ class Study:
             result.native_images[0].save(self.native_path(job.index))
         return score_picture(picture, native, job.prompt)
 
-    def _fm_tables(self, job: Job) -> FmTables | None:
+    def _fm_tables(self, job: Job) -> KernelTables | None:
         cutoff = job.variant.cutoff
         if cutoff is None:
             return None
@@ -147,7 +147,7 @@ class Study:
             target = manifest.latent_size(manifest.target_for_scale(job.scale))
             native = manifest.latent_size(manifest.native)
             tables = frequency_modulation_tables(*target, *native, cutoff_reference=cutoff)
-            self._tables[job.scale, cutoff] = FmTables(
+            self._tables[job.scale, cutoff] = KernelTables(
                 tables.rows.numpy(), tables.columns.numpy(), tables.weight.numpy()
             )
         return self._tables[job.scale, cutoff]

@@ -15,7 +15,9 @@ _MAX_VALUE_CHARACTERS = 200
 """A value is shown in a message up to this length: a message stays one readable line."""
 
 _PERMISSION_ERRNOS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
-_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC})
+_FULL_ERRNOS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
+)
 
 
 class FamError(Exception):
@@ -147,7 +149,9 @@ def storage_error_from(
             fix="choose another place or change its permissions",
         )
     return StorageError(
-        f"writing {os.fspath(path)} failed", got=error.strerror or str(error), expected="a working disk"
+        f"writing {os.fspath(path)} failed",
+        got=error.strerror or str(error),
+        expected="a working disk",
     )
 
 

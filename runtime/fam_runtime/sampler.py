@@ -37,9 +37,6 @@ if TYPE_CHECKING:
 Float32Array = npt.NDArray[np.float32]
 Stage = Literal["native", "target"]
 
-FmTables = KernelTables
-"""Older name; use :class:`fam_runtime.bundle.KernelTables`."""
-
 AfterStep = Callable[[Stage, int, "StepPlan", Value], Value]
 """Called after every step with the stage, its index, its plan and the new latent; returns the
 latent to go on with. It stops the run by raising."""

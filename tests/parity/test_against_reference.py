@@ -45,7 +45,7 @@ def components(checkpoint: Path) -> ReferenceComponents:
 
 @cache
 def pipeline(bundle: Path) -> FamPipeline:
-    return FamPipeline.from_pretrained(bundle, progress=False)
+    return FamPipeline.from_pretrained(bundle, progress=False, num_threads=1)
 
 
 def relative_error(got: np.ndarray, expected: np.ndarray) -> float:

@@ -40,10 +40,10 @@ def picture():
 
 
 def test_rounding_is_half_to_even_and_clipped():
-    values = np.array([-2, -1, 0.0, 1, 2, 1 / 127.5 - 1, -0.99608], np.float32)
+    tie_at_64, tie_at_127 = -0.4941176474094391, 0.0  # (x + 1) · 127.5 = 64.5 and 127.5 in float32
+    values = np.array([-2, -1, tie_at_64, tie_at_127, 1, 2, 1 / 127.5 - 1, -0.99608], np.float32)
     image = np.tile(values, (1, 3, 1, 1))
-    # (0 + 1) · 127.5 = 127.5 → 128, the even neighbour
-    assert rgb_from_image(image)[0, 0, :, 0].tolist() == [0, 0, 128, 255, 255, 1, 0]
+    assert rgb_from_image(image)[0, 0, :, 0].tolist() == [0, 0, 64, 128, 255, 255, 1, 0]
 
 
 def test_settings_come_back_and_viewers_see_them(tmp_path):

@@ -1,6 +1,6 @@
 """Bundles: their manifest, reading them safely, publishing them at once (docs/bundle_format.md)."""
 
-from fam_runtime.bundle.integrity import file_record
+from fam_runtime.bundle.integrity import file_record, verify_file
 from fam_runtime.bundle.kernels import KernelTables
 from fam_runtime.bundle.manifest import (
     MANIFEST_NAME,
@@ -53,5 +53,6 @@ __all__ = [
     "noise_schedule_from_config",
     "publish_directory",
     "scale_text",
+    "verify_file",
     "write_atomically",
 ]
