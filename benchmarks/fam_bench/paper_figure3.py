@@ -213,6 +213,18 @@ def _tile(path: Path) -> NDArray[np.uint8]:
     return np.pad(np.asarray(shown), ((gap, gap), (gap, gap), (0, 0)), constant_values=255)
 
 
+def part_from_text(text: str) -> tuple[int, int]:
+    """``"1/2"`` → ``(1, 2)``.
+
+    Raises:
+        ValueError: it is not I/N with 1 <= I <= N.
+    """
+    first, parts = (int(part) for part in text.split("/"))
+    if not 1 <= first <= parts:
+        raise ValueError(f"expected I/N with 1 <= I <= N, got {text!r}")
+    return first, parts
+
+
 def argument_parser() -> argparse.ArgumentParser:
     """The options of this module as a command."""
     parser = argparse.ArgumentParser(
@@ -225,6 +237,13 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--scheduler", help="default: the bundle's")
     parser.add_argument("--threads", type=int, help="default: one per core")
+    parser.add_argument(
+        "--part",
+        type=part_from_text,
+        metavar="I/N",
+        help="make only every N-th picture, from the I-th on, and no table: N processes share the "
+        "work, and a run without --part makes the table of what they made",
+    )
     return parser
 
 
@@ -241,6 +260,10 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.bundle, num_threads=arguments.threads, progress=False
     ) as pipeline:
         study = Study(pipeline, arguments.output, arguments.steps, arguments.scheduler)
+        if arguments.part:
+            first, parts = arguments.part
+            study.run(jobs[first - 1 :: parts])
+            return 0
         scores = study.run(jobs)
         made_with = {
             "bundle": pipeline.bundle.hash,

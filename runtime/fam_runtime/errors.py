@@ -1,4 +1,4 @@
-"""The errors a user can meet: one small tree, each printed as `what | got ... | expected ... | fix`.
+"""The errors a user can meet: one small tree, each printed as `what | got | expected | fix`.
 
 This file imports the standard library only, so that every package can raise from it.
 """
