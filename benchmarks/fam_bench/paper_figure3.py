@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from fam_bench.picture_scores import PictureScore, score_picture
@@ -31,6 +31,7 @@ PROMPT_SEED = 64_000
 GRID_PROMPTS = 6
 GRID_TILE_PIXELS = 128
 GRID_GAP_PIXELS = 4
+GRID_TITLE_PIXELS = 20
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,19 @@ def picture_grid(study: Study, jobs: Sequence[Job], scale: int) -> Image.Image:
             job = next(j for j in jobs if (j.index, j.scale, j.variant) == (index, scale, variant))
             paths.append(study.picture_path(job))
         rows.append(np.concatenate([_tile(path) for path in paths], axis=1))
-    return Image.fromarray(np.concatenate(rows))
+    titles = ["native", *(f"{variant.label} {scale}x" for variant in variants)]
+    return Image.fromarray(np.concatenate([_titles(titles), *rows]))
+
+
+def _titles(titles: Sequence[str]) -> NDArray[np.uint8]:
+    """A row with the name of each column."""
+    column = GRID_TILE_PIXELS + GRID_GAP_PIXELS
+    row = Image.new("RGB", (column * len(titles), GRID_TITLE_PIXELS), "white")
+    draw = ImageDraw.Draw(row)
+    for index, title in enumerate(titles):
+        middle = (column * index + column // 2, GRID_TITLE_PIXELS // 2)
+        draw.text(middle, title, fill="black", anchor="mm", font_size=GRID_TITLE_PIXELS * 2 // 3)
+    return np.asarray(row)
 
 
 def _tile(path: Path) -> NDArray[np.uint8]:

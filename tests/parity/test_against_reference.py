@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from fam_graph.reference.pipeline import (
     run_reference,
 )
 from fam_runtime import FamPipeline
+from fam_runtime.errors import InvalidRequest
 from tests.conftest import Exported, ExportTiny
 
 STEPS = 20
@@ -53,22 +55,19 @@ def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
 
 
 def torch_noise(
-    native: tuple[int, int],
-    target: tuple[int, int],
-    *,
-    native_steps: int = 0,
-    target_steps: int = 0,
+    native: tuple[int, int], target: tuple[int, int], *, steps: int, method: Method, scheduler: str
 ) -> ReferenceNoise:
     """The documented order of draws, from torch's own generator."""
     generator = torch.Generator().manual_seed(SEED)
 
-    def draw(size: tuple[int, int]) -> torch.Tensor:
-        return torch.randn(1, 4, *size, generator=generator)
+    def draw(size: tuple[int, int], count: int = 1) -> list[torch.Tensor]:
+        return [torch.randn(1, 4, *size, generator=generator) for _ in range(count)]
 
-    initial = draw(native)
-    steps = [draw(native) for _ in range(native_steps)]
-    noise = draw(target)
-    return ReferenceNoise(initial, noise, steps, [draw(target) for _ in range(target_steps)])
+    if method == "direct":  # takes nothing from the native stage, so draws nothing for it
+        return ReferenceNoise(torch.zeros(1, 4, *native), draw(target)[0])
+    ancestral = steps if scheduler == "euler-a" else 0
+    initial, native_steps = draw(native)[0], draw(native, ancestral)
+    return ReferenceNoise(initial, draw(target)[0], native_steps, draw(target, ancestral))
 
 
 def compare(
@@ -77,21 +76,15 @@ def compare(
     method: Method,
     *,
     scheduler: str = "ddim",
-    ancestral: bool = False,
     steps: int = STEPS,
+    guidance_scale: float | None = GUIDANCE_SCALE,
+    **reference_options: Any,
 ) -> np.ndarray:
     """Run both, require equal latents, return the target latent."""
     pipe = pipeline(exported.bundle)
     manifest = pipe.bundle.manifest
     target = manifest.latent_size(manifest.target_for_scale(scale))
     native = manifest.latent_size(manifest.native)
-    draws = steps if ancestral else 0
-    noise = torch_noise(native, target, native_steps=draws, target_steps=draws)
-    if method == "direct":  # takes nothing from the native stage, so draws nothing for it
-        generator = torch.Generator().manual_seed(SEED)
-        noise = ReferenceNoise(
-            noise.native_initial, torch.randn(1, 4, *target, generator=generator)
-        )
     expected = run_reference(
         components(exported.checkpoint),
         ReferenceRequest(
@@ -102,9 +95,10 @@ def compare(
             method=method,
             scheduler=scheduler,
             num_inference_steps=steps,
-            guidance_scale=GUIDANCE_SCALE,
+            guidance_scale=guidance_scale,
+            **reference_options,
         ),
-        noise,
+        torch_noise(native, target, steps=steps, method=method, scheduler=scheduler),
         decode=False,
     )
     got = pipe(
@@ -112,7 +106,7 @@ def compare(
         NEGATIVE_PROMPT,
         scale=scale,
         num_inference_steps=steps,
-        guidance_scale=GUIDANCE_SCALE,
+        guidance_scale=guidance_scale,
         seed=SEED,
         method=method,
         scheduler=scheduler,
@@ -143,18 +137,27 @@ def test_the_other_methods_equal_the_reference(exported: Exported, method: Metho
 
 @pytest.mark.parametrize("scheduler", ["euler", "euler-a", "dpm++2m"])
 def test_every_sampler_equals_the_reference(exported: Exported, scheduler: str) -> None:
-    compare(
-        exported, (2.0, 2.0), "fam", scheduler=scheduler, ancestral=scheduler == "euler-a", steps=8
+    compare(exported, (2.0, 2.0), "fam", scheduler=scheduler, steps=8)
+
+
+def test_every_option_of_the_export_reaches_the_picture(export_tiny: ExportTiny) -> None:
+    options = ExportOptions(
+        tap_form="maps",
+        guidance=False,
+        cutoff_reference="native",
+        upsample_space="pixel",
+        upsample_mode="bilinear",
     )
-
-
-def test_maps_and_queries_give_the_same_picture(
-    export_tiny: ExportTiny,
-) -> None:
-    latents = [
-        compare(
-            export_tiny("sd15", ("2",), ExportOptions(tap_form=form)), (2.0, 2.0), "fam", steps=6
-        )
-        for form in ("qk", "maps")
-    ]
-    assert relative_error(latents[0], latents[1]) < 1e-4
+    exported = export_tiny("sd15", ("2",), options)
+    compare(
+        exported,
+        (2.0, 2.0),
+        "fam",
+        steps=6,
+        guidance_scale=None,
+        cutoff_reference="native",
+        upsample_space="pixel",
+        upsample_mode="bilinear",
+    )
+    with pytest.raises(InvalidRequest, match="guidance"):
+        pipeline(exported.bundle)(PROMPT, scale=2.0, guidance_scale=5.0)
