@@ -107,10 +107,19 @@ def frequency_modulation_tables(
 
 
 def circulant(kernel: torch.Tensor) -> torch.Tensor:
-    """``C[i, j] = k[(i - j) mod N]`` for a kernel ``[N]``."""
+    """``C[i, j] = k[(i - j) mod N]`` for a kernel ``[N]``.
+
+    A kernel repeated end to end and cut into rows of ``N - 1`` moves on by one in every row, which
+    gives all columns of ``Cᵀ`` but the last; that one is the first, a row further on. An index
+    table would do the same, and stay in every exported graph as a constant of ``8 N²`` bytes.
+    """
     size = kernel.shape[0]
-    positions = torch.arange(size, device=kernel.device)
-    return kernel[(positions[:, None] - positions[None, :]) % size]
+    if size == 1:
+        return kernel.reshape(1, 1)
+    repeated = kernel.expand(size, size).reshape(-1)
+    columns = repeated[: size * (size - 1)].reshape(size, size - 1)
+    first = columns[:, :1]
+    return torch.cat([columns, torch.cat([first[1:], first[:1]])], dim=1).transpose(0, 1)
 
 
 def modulate_frequencies(

@@ -32,6 +32,7 @@ from fam_runtime.bundle import (
     PixelSize,
     add_files,
     publish_directory,
+    remove_temporary_files,
     write_atomically,
 )
 from fam_runtime.errors import InvalidRequest
@@ -95,6 +96,7 @@ def export(
         added = tuple(size for size in wanted if size not in present)
         if existing:
             check_same_options(existing.manifest, context)
+            remove_temporary_files(output)
         stages = () if existing else base_stages(checkpoint)
         stages += tuple(stage for size in added for stage in target_stages(size))
         records = _run(stages, context, staging, progress)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fam_runtime.bundle import FileRecord, GraphSpec, TensorSpec, file_record, write_atomically
-from fam_runtime.errors import ExportError
+from fam_runtime.errors import ExportError, FamError
 
 FINGERPRINT_FILE = "fingerprint"
 RECORDS_FOLDER = "records"
@@ -66,7 +66,8 @@ class Staging:
     def opened(cls, final: Path, fingerprint: str) -> Iterator[Staging]:
         """The staging area for a bundle at `final`, locked against a second exporter.
 
-        What another checkpoint, other options or another version left there is removed.
+        What another checkpoint, other options or another version left there is removed, and
+        everything is when the export fails; only a run that was stopped or killed is continued.
 
         Raises:
             ExportError: another process exports to the same place.
@@ -81,8 +82,13 @@ class Staging:
                     f"another fam-export is writing {final}",
                     fix="wait for it to finish, or choose another --output",
                 ) from None
-            staging._prepare(fingerprint)
-            yield staging
+            try:
+                staging._prepare(fingerprint)
+                yield staging
+            except FamError:
+                # What is wrong with the request or the disk is not mended by going on from here.
+                staging.remove()
+                raise
 
     def record_of(self, stage: str) -> StageRecord | None:
         """The record of a finished stage whose files are still whole, else None."""

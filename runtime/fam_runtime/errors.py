@@ -125,6 +125,11 @@ class Cancelled(FamError):
     exit_code = 130
 
 
+def is_disk_full(error: OSError) -> bool:
+    """Whether `error` says that no space, or no more of a user's share of it, is left."""
+    return error.errno in _FULL_ERRNOS
+
+
 def storage_error_from(
     error: OSError, path: str | os.PathLike[str], *, needed_bytes: int | None = None
 ) -> StorageError:

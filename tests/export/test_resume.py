@@ -103,6 +103,8 @@ def test_kill_while_a_target_is_added_leaves_the_old_bundle(
         patch.setattr("fam_export.exporter.extended_manifest", stop)
         export(checkpoint, output, scales=["1.5"])
     assert (output / MANIFEST_NAME).read_bytes() == manifest
+    (output / "manifest.json.1234.partial").write_bytes(b"of a writer that was killed")
     Bundle.open(output)
     export(checkpoint, output, scales=["1.5"])
     assert len(Bundle.open(output).manifest.targets) == 2
+    assert not list(output.rglob("*.partial"))

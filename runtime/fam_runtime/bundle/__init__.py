@@ -24,7 +24,12 @@ from fam_runtime.bundle.manifest import (
     noise_schedule_from_config,
     scale_text,
 )
-from fam_runtime.bundle.publish import add_files, publish_directory, write_atomically
+from fam_runtime.bundle.publish import (
+    add_files,
+    publish_directory,
+    remove_temporary_files,
+    write_atomically,
+)
 from fam_runtime.bundle.reader import Bundle
 
 __all__ = [
@@ -52,6 +57,7 @@ __all__ = [
     "file_record",
     "noise_schedule_from_config",
     "publish_directory",
+    "remove_temporary_files",
     "scale_text",
     "verify_file",
     "write_atomically",

@@ -61,6 +61,13 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | Writer) -> N
         raise storage_error_from(error, final, needed_bytes=needed) from error
 
 
+def remove_temporary_files(root: Path) -> None:
+    """Remove what a writer that was killed left under temporary names; for the only writer."""
+    for file in root.rglob(f"*{TEMPORARY_SUFFIX}"):
+        if file.is_file() and not file.is_symlink():
+            file.unlink(missing_ok=True)
+
+
 def publish_directory(staged: Path, final: Path) -> None:
     """Give a complete staged bundle its final name, in one step.
 

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from fam_runtime.errors import FamError, storage_error_from
+from fam_runtime.errors import FamError, is_disk_full, storage_error_from
 
 TRACEBACK_VARIABLE = "FAM_TRACEBACK"
 """Set to 1, it shows where an error comes from."""
@@ -38,9 +38,10 @@ def run_cli(
         sys.stderr.close()
         return 1
     except OSError as error:
-        if error.filename is None:
+        # A failed write() knows no file name; only a full disk explains itself without one.
+        if error.filename is None and not is_disk_full(error):
             raise
-        return _fail(parser.prog, storage_error_from(error, error.filename))
+        return _fail(parser.prog, storage_error_from(error, error.filename or "a file"))
 
 
 def _fail(program: str, error: FamError) -> int:
