@@ -98,7 +98,7 @@ class Study:
         self.pipeline, self.output, self.steps, self.scheduler = pipeline, output, steps, scheduler
         self._tables: dict[tuple[int, CutoffReference], KernelTables] = {}
         output.mkdir(parents=True, exist_ok=True)
-        self.log = output / f"pictures-{pipeline.bundle.hash[:12]}-{steps}.jsonl"
+        self.log = output / f"pictures-{pipeline.bundle.hash[:12]}-{scheduler}-{steps}.jsonl"
 
     def run(self, jobs: Sequence[Job]) -> dict[str, PictureScore]:
         """Scores of all jobs by key; pictures of the grid's prompts are kept as PNG."""
@@ -156,8 +156,14 @@ class Study:
     def _finished(self) -> dict[str, PictureScore]:
         if not self.log.exists():
             return {}
-        records = (json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines())
-        return {record.pop("key"): PictureScore(**record) for record in records}
+        scores = {}
+        for line in self.log.read_text(encoding="utf-8").splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue  # cut off by a kill; the picture is made again
+            scores[record.pop("key")] = PictureScore(**record)
+        return scores
 
 
 def summaries(jobs: Sequence[Job], scores: dict[str, PictureScore]) -> Iterator[dict[str, Any]]:

@@ -115,14 +115,18 @@ class Workplace:
 
         manifest = Bundle.open(self.bundle, verify="size").manifest
         target = manifest.target_for_scale(self.scale)
-        options = ExportOptions(tap_form=manifest.taps.form)
+        options = ExportOptions(
+            tap_form=manifest.taps.form,
+            tap_layers=tuple(layer.name for layer in manifest.taps.layers),
+            guidance=manifest.model.guidance,
+        )
         unet = open_checkpoint(self.model).load_unet()
         facts = definitions.unet_facts(unet, manifest.model.vae_scale_factor, options)
         full = definitions.target_step(unet, facts, target, options)
         plain = GraphDefinition(
             file="plain.onnx",
-            module=NativeStep(unet, ()),
-            inputs=definitions.step_inputs(facts, facts.latent_of(target), guidance=True),
+            module=NativeStep(unet, (), guidance=options.guidance),
+            inputs=definitions.step_inputs(facts, facts.latent_of(target), options.guidance),
             outputs=full.outputs,
             keyed=True,
             trace_sizes=full.trace_sizes,

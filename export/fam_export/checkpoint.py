@@ -31,6 +31,9 @@ PIPELINE_FAMILIES: Mapping[str, Family] = {
     "StableDiffusionPipeline": "sd",
     "StableDiffusionXLPipeline": "sdxl",
 }
+PROMPT_TOKENS = 77
+"""Length of a CLIP prompt."""
+
 PICKLE_SUFFIXES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 WEIGHT_STEMS = ("diffusion_pytorch_model", "model")
 ADD_FOLDER_LAYOUT = (
@@ -122,6 +125,7 @@ class Checkpoint:
                 )
         self.config("scheduler")
         self._check_unet()
+        self._check_sizes()
 
     def _check_unet(self) -> None:
         config = self.config("unet")
@@ -140,9 +144,40 @@ class Checkpoint:
                     fix="use a text-to-image checkpoint without further conditions",
                 )
 
+    def _check_sizes(self) -> None:
+        """Keys of the configurations that the export computes with."""
+        vae, unet = self.config("vae"), self.config("unet")
+        required: dict[str, tuple[object, type | tuple[type, ...]]] = {
+            "vae/latent_channels": (vae.get("latent_channels"), int),
+            "vae/scaling_factor": (vae.get("scaling_factor"), (int, float)),
+            "vae/block_out_channels": (vae.get("block_out_channels"), list),
+            "unet/sample_size": (unet.get("sample_size"), (int, list)),
+            "unet/cross_attention_dim": (unet.get("cross_attention_dim"), int),
+        }
+        for key, (got, kind) in required.items():
+            if not isinstance(got, kind):
+                raise CheckpointError(
+                    f"{self.root / key.split('/')[0]}/config.json: {key.split('/')[1]} is not "
+                    "usable",
+                    got=got,
+                    fix="use the configuration that belongs to the weights",
+                )
+        tokens = [
+            self.config(part).get("max_position_embeddings")
+            for part in self.parts
+            if part.startswith("text_encoder")
+        ]
+        if vae["latent_channels"] != 4 or any(count != PROMPT_TOKENS for count in tokens):
+            raise CheckpointError(
+                f"{self.root}: the checkpoint's shapes are not those of Stable Diffusion",
+                got=f"{vae['latent_channels']} latent channels, {tokens} tokens",
+                expected=f"4 latent channels, {PROMPT_TOKENS} tokens",
+                fix="use a Stable Diffusion 1.x, 2.x or XL checkpoint",
+            )
+
     def fingerprint(self) -> str:
         """SHA-256 over the contents of every file that an export reads."""
-        digest = hashlib.sha256()
+        digest = hashlib.sha256((self.root / "model_index.json").read_bytes())
         folders = ("scheduler", *self.parts, *self.tokenizers)
         for folder in sorted(folders):
             for file in sorted((self.root / folder).iterdir()):
@@ -176,7 +211,16 @@ class Checkpoint:
         """Tokenizer 0, or 1 for SDXL's second one."""
         from transformers import CLIPTokenizer
 
-        return CLIPTokenizer.from_pretrained(self.root / self.tokenizers[index])
+        folder = self.root / self.tokenizers[index]
+        try:
+            return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise CheckpointError(
+                f"{folder}: the tokenizer could not be loaded",
+                got=str(error).splitlines()[0] if str(error) else type(error).__name__,
+                expected="vocab.json and merges.txt of a CLIP tokenizer",
+                fix="download the checkpoint again",
+            ) from error
 
     def _load(self, cls: Any, part: str) -> Any:
         import diffusers.utils.logging
@@ -188,7 +232,7 @@ class Checkpoint:
         transformers.utils.logging.disable_progress_bar()
 
         variant = {}
-        if all(".fp16." in file.name for file in self.weight_files(part)):
+        if all(".fp16" in file.name for file in self.weight_files(part)):
             variant = {"variant": "fp16"}
         dtype = "dtype" if part.startswith("text_encoder") else "torch_dtype"
         try:

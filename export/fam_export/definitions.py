@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fam_export.checkpoint import PROMPT_TOKENS
 from fam_export.graph_definition import GraphDefinition
 from fam_export.options import ExportOptions
 from fam_graph.attention_modulation import Grid
@@ -256,7 +257,9 @@ def step_inputs(facts: UnetFacts, grid: Grid, guidance: bool) -> tuple[TensorSpe
     ]
     if guidance:
         specs.append(TensorSpec(contract.GUIDANCE_SCALE, "float32", ()))
-    specs.append(TensorSpec(contract.PROMPT_EMBEDS, "float32", (batch, 77, facts.embedding_width)))
+    specs.append(
+        TensorSpec(contract.PROMPT_EMBEDS, "float32", (batch, PROMPT_TOKENS, facts.embedding_width))
+    )
     if facts.pooled_width is not None:
         pooled = TensorSpec(contract.POOLED_PROMPT_EMBEDS, "float32", (batch, facts.pooled_width))
         specs += [pooled, TensorSpec(contract.TIME_IDS, "float32", (batch, 6))]

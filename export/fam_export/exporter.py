@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+import fam_export
+import fam_graph
 from fam_export.checkpoint import Checkpoint
 from fam_export.definitions import UnetFacts
 from fam_export.manifest_assembly import (
@@ -36,6 +38,8 @@ from fam_runtime.bundle import (
     write_atomically,
 )
 from fam_runtime.errors import InvalidRequest
+
+TARGET_FILES = ("unet/target-*.onnx", "unet/upsample-*.onnx", "fm/kernels-*.safetensors")
 
 TOOLCHAIN = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnx-ir", GENERATOR)
 """Packages whose version shapes the graphs: a half-finished export of another set starts afresh."""
@@ -85,11 +89,12 @@ def export(
         ExportError: the bundle at `output` was made from something else.
     """
     options, progress = options or ExportOptions(), progress or NoProgress()
-    existing = _existing_bundle(output)
-    fingerprint = _fingerprint(checkpoint, options)
-    with Staging.opened(output.absolute(), fingerprint) as staging, _one_thread():
+    fingerprint = checkpoint.fingerprint()
+    work = _fingerprint_of_work(fingerprint, options)
+    with Staging.opened(output.absolute(), work) as staging, _one_thread():
+        existing = _existing_bundle(output)
         weights = (output if existing else staging.bundle) / UNET_FOLDER
-        context = StageContext(checkpoint, options, staging.bundle, weights)
+        context = StageContext(checkpoint, fingerprint, options, staging.bundle, weights)
         facts = _facts(context)
         wanted = targets_from(scales, sizes, SizeLimits(facts.native, facts.size_multiple))
         present = tuple(t.size for t in existing.manifest.targets) if existing else ()
@@ -97,6 +102,7 @@ def export(
         if existing:
             check_same_options(existing.manifest, context)
             remove_temporary_files(output)
+            _remove_orphans(output, set(existing.manifest.files))
         stages = () if existing else base_stages(checkpoint)
         stages += tuple(stage for size in added for stage in target_stages(size))
         records = _run(stages, context, staging, progress)
@@ -131,13 +137,18 @@ def _facts(context: StageContext) -> UnetFacts:
         ) from error
 
 
-def _fingerprint(checkpoint: Checkpoint, options: ExportOptions) -> str:
-    """Half-finished work may be continued only by the same tools on the same input."""
+def _fingerprint_of_work(checkpoint: str, options: ExportOptions) -> str:
+    """Half-finished work may be continued only by the same code on the same input."""
     versions = {package: importlib.metadata.version(package) for package in TOOLCHAIN}
+    sources = hashlib.sha256()
+    for package in (fam_export, fam_graph):
+        for file in sorted(Path(next(iter(package.__path__))).rglob("*.py")):
+            sources.update(file.read_bytes())
     facts = {
-        "checkpoint": checkpoint.fingerprint(),
+        "checkpoint": checkpoint,
         "options": asdict(options),
         "versions": versions,
+        "sources": sources.hexdigest(),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -156,6 +167,14 @@ def _run(
         progress.end(resumed=resumed)
         records[stage.name] = record
     return records
+
+
+def _remove_orphans(bundle: Path, listed: set[str]) -> None:
+    """Files of a target whose export was killed after they were moved, before the manifest was."""
+    for pattern in TARGET_FILES:
+        for file in bundle.glob(pattern):
+            if file.relative_to(bundle).as_posix() not in listed:
+                file.unlink()
 
 
 def _remove_unlisted(root: Path, listed: set[str]) -> None:

@@ -74,12 +74,22 @@ def check_same_options(manifest: Manifest, context: StageContext) -> None:
     Raises:
         ExportError: an option differs; the text names it.
     """
-    for key, value in _description(context).items():
+    here = _description(context)
+    # The name is the folder's, which may have been renamed.
+    here["model"] = replace(here["model"], name=manifest.model.name)
+    if here["model"].checkpoint_sha256 != manifest.model.checkpoint_sha256:
+        raise ExportError(
+            "the bundle was exported from another checkpoint",
+            got=context.checkpoint.root.as_posix(),
+            expected=f"the checkpoint {manifest.model.name} that it was made from, unchanged",
+            fix="give that --model, or choose another --output",
+        )
+    for key, value in here.items():
         there = getattr(manifest, key)
         if key in ("generator", "text_encoders", "defaults") or there == value:
             continue
         raise ExportError(
-            f"the bundle was exported from another checkpoint or with other options ({key})",
+            f"the bundle was exported with other options ({key})",
             got=value,
             expected=str(there),
             fix="repeat the options of the first export, or choose another --output",
@@ -103,6 +113,7 @@ def _description(context: StageContext) -> dict[str, Any]:
             vae_scaling_factor=float(vae["scaling_factor"]),
             size_multiple=facts.size_multiple,
             force_zeros_for_empty_prompt=checkpoint.force_zeros_for_empty_prompt,
+            checkpoint_sha256=context.fingerprint,
         ),
         "native": facts.native,
         "taps": facts.taps,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 
 UNET_FOLDER = "unet"
 
+OWN_WEIGHTS_FILE = "model.bin"
+MAX_INLINE_BYTES = 1 << 30
+"""Larger graphs (SDXL's second text encoder) keep their weights beside them: a protobuf message
+ends at 2 GiB."""
+
 Announce = Callable[[str], None]
 """Told what a stage does next: ``load``, ``trace``, ``write``, ``compare``."""
 
@@ -42,12 +47,14 @@ class StageContext:
     """What stages share; the parts of the checkpoint are loaded when the first stage needs them.
 
     Attributes:
+        fingerprint: of the checkpoint.
         staged: directory that stages write to.
         weights: directory with the shared weights: that of `staged`, or of the bundle when a
             target is added to one.
     """
 
     checkpoint: Checkpoint
+    fingerprint: str
     options: ExportOptions
     staged: Path
     weights: Path
@@ -222,11 +229,23 @@ def _plain_graph(
     announce("trace")
     model = onnx_model_from_definition(definition)
     announce("write")
-    _write(context, definition.file, _serialised(model))
-    announce("compare")
     graph = context.staged / definition.file
+    files = [definition.file]
+    if weight_bytes(model) <= MAX_INLINE_BYTES:
+        _write(context, definition.file, _serialised(model))
+    else:
+        graph.parent.mkdir(parents=True, exist_ok=True)
+        ir.save(model, graph, external_data=OWN_WEIGHTS_FILE)
+        files.append(f"{PurePosixPath(definition.file).parent}/{OWN_WEIGHTS_FILE}")
+    announce("compare")
     spec = _checked(definition, graph, graph.parent)
-    return StageResult((definition.file,), {definition.file: spec})
+    return StageResult(tuple(files), {definition.file: spec})
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """Bytes of all tensors of a model."""
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
 def _checked(definition: GraphDefinition, graph: Path, weights: Path) -> GraphSpec:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -66,28 +67,23 @@ class Staging:
     def opened(cls, final: Path, fingerprint: str) -> Iterator[Staging]:
         """The staging area for a bundle at `final`, locked against a second exporter.
 
-        What another checkpoint, other options or another version left there is removed, and
-        everything is when the export fails; only a run that was stopped or killed is continued.
+        What another checkpoint, other options or another version left there is removed. A run
+        that was stopped or killed is continued; one that failed leaves nothing of its own.
 
         Raises:
             ExportError: another process exports to the same place.
         """
         staging = cls(final.parent / f".{final.name}.staging")
-        staging.root.mkdir(parents=True, exist_ok=True)
-        with (staging.root / LOCK_FILE).open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise ExportError(
-                    f"another fam-export is writing {final}",
-                    fix="wait for it to finish, or choose another --output",
-                ) from None
+        with _locked(staging.root / LOCK_FILE, final):
+            continued = False
             try:
                 staging._prepare(fingerprint)
+                continued = any((staging.root / RECORDS_FOLDER).iterdir())
                 yield staging
             except FamError:
-                # What is wrong with the request or the disk is not mended by going on from here.
-                staging.remove()
+                # Nothing of a failed run is left; what an earlier run, killed, had done is kept.
+                if not continued:
+                    staging.remove()
                 raise
 
     def record_of(self, stage: str) -> StageRecord | None:
@@ -126,6 +122,40 @@ class Staging:
 
     def _record_path(self, stage: str) -> Path:
         return self.root / RECORDS_FOLDER / f"{stage}.json"
+
+
+@contextmanager
+def _locked(path: Path, final: Path) -> Iterator[None]:
+    """Hold the lock file at `path`; it goes with its folder when that is removed.
+
+    Raises:
+        ExportError: another process holds it.
+    """
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = path.open("w")
+        except FileNotFoundError:
+            continue  # the folder was removed by another exporter that has just finished
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ExportError(
+                    f"another fam-export is writing {final}",
+                    fix="wait for it to finish, or choose another --output",
+                ) from None
+            if _is_same_file(path, lock.fileno()):
+                yield
+                return
+
+
+def _is_same_file(path: Path, descriptor: int) -> bool:
+    """Whether the open file still has its name: a lock on a removed file protects nothing."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _graph_spec(document: Mapping[str, Any]) -> GraphSpec:

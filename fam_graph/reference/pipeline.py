@@ -250,7 +250,10 @@ def modulate_latent(
         return z
     reference = diffuse(scheduler, reference_latent, noise, t)
     if parts.constant_reference:
-        reference = reference_latent
+        # FM mixes z̃_0 into z before the model's input is scaled. Euler keeps z / √ᾱ_t, which the
+        # scaling takes back, so z̃_0 is divided by that scale for the model to see z̃_0 itself.
+        scale = scheduler.scale_model_input(torch.ones_like(reference_latent), t)
+        reference = reference_latent / scale
     total = int(scheduler.config["num_train_timesteps"])
     if parts.frequency == "skip-residual":
         return skip_residual(z, reference, float(t), total)

@@ -1,13 +1,14 @@
 """The callback after each step, with diffusers' signature, and the ways to stop.
 
 ``callback(pipe, step_index, timestep, callback_kwargs)`` may return a dictionary with ``"latents"``
-to go on with other ones. `callback_kwargs` holds ``latents`` (float32 ``[B, C, h, w]``), ``stage``
+to go on with other ones. `callback_kwargs` holds ``latents`` (a copy, float32 ``[B, C, h, w]``;
+writing to it changes nothing unless it is returned), ``stage``
 (``"native"`` or ``"target"``; `step_index` starts at 0 in each) and ``picture_index``, the first
 picture of the batch.
 
-A call stops, with :class:`Cancelled`, when the callback sets ``pipe.interrupt = True`` (another
-thread may do so too) or raises :class:`Cancelled` itself. diffusers would decode the half-made
-latent; we do not, because it is no picture.
+A call stops, with :class:`Cancelled`, when the callback sets ``pipe.interrupt = True`` or raises
+:class:`Cancelled` itself. Another thread may set it too, even before the first step; the end of the
+call resets it. diffusers would decode the half-made latent; we do not, because it is no picture.
 """
 
 from __future__ import annotations
@@ -50,20 +51,29 @@ class StepWatcher:
         self.callback = callback
         self.picture_index = 0
 
+    def start(self, stage: str, total: int) -> None:
+        """A stage of `total` steps begins.
+
+        Raises:
+            Cancelled: the user stopped the run meanwhile.
+        """
+        self.check_interrupt()
+        self.progress.start(stage, total)
+
     def after_step(self, stage: Stage, index: int, step: StepPlan, latent: Value) -> Value:
         """What happens after step `index` of `stage`; returns the latent to go on with.
 
         Raises:
             Cancelled: the user stops the run.
-            InvalidRequest: the callback returned latents that do not fit.
+            InvalidRequest: the callback returned something else, or latents that do not fit.
         """
         self.progress.advance()
         if self.callback is not None:
-            latents = self.backend.download(latent)
+            latents = self.backend.download(latent).copy()  # theirs to write to
             kwargs = {"latents": latents, "stage": stage, "picture_index": self.picture_index}
             returned = self.callback(self.pipeline, index, step.timestep, kwargs)
-            replaced = (returned or {}).get("latents", latents)
-            if replaced is not latents:
+            replaced = _returned_latents(returned)
+            if replaced is not None:
                 latent = self.backend.upload(_checked(replaced, latents.shape))
         self.check_interrupt()
         return latent
@@ -78,8 +88,29 @@ class StepWatcher:
             raise Cancelled("the generation was stopped", fix="nothing was written")
 
 
+def _returned_latents(returned: object) -> Any:
+    if returned is None:
+        return None
+    if not isinstance(returned, Mapping):
+        raise InvalidRequest(
+            "the callback returned something that is no dictionary",
+            got=type(returned).__name__,
+            expected='a dictionary such as {"latents": …}, or None',
+            fix="return callback_kwargs, or nothing",
+        )
+    return returned.get("latents")
+
+
 def _checked(latents: Any, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-    array = np.array(latents, dtype=np.float32)
+    try:
+        array = np.array(latents, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(
+            "the callback returned latents that are no numbers",
+            got=str(error),
+            expected=f"float32 of the shape {shape}",
+            fix="return the array that came in, or none",
+        ) from error
     if array.shape != shape:
         raise InvalidRequest(
             "the callback returned latents of another shape",

@@ -105,6 +105,7 @@ class Generation:
         self.embeddings, self.watcher, self.report = embeddings, watcher, report
         self.backend, self.bundle = pool.backend, pool.bundle
         self.manifest = pool.bundle.manifest
+        self._loaded_before = pool.load_seconds
         self._choose_native_attention()
 
     def run_batch(
@@ -136,7 +137,7 @@ class Generation:
         factor = self.manifest.model.vae_scale_factor
         height, width = latent.shape[2:]
         tiles = 1 if tiling is None else tile_count(height, width, tiling)
-        self.watcher.progress.start(f"decode {stage}", tiles)
+        self.watcher.start(f"decode {stage}", tiles)
         graph = self.manifest.vae.decoder
         with self.timed("decode"), self.pool.borrow(graph) as runner:
 
@@ -163,7 +164,11 @@ class Generation:
             seconds = self.report.seconds
             elapsed = time.perf_counter() - started - loading
             seconds[stage] = seconds.get(stage, 0.0) + elapsed
-            seconds["load"] = seconds.get("load", 0.0) + loading
+
+    def finished_report(self) -> dict[str, Any]:
+        """The report, with the time for loading graphs in the whole call, timed blocks or not."""
+        self.report.seconds["load"] = self.pool.load_seconds - self._loaded_before
+        return self.report.as_dict()
 
     def _choose_native_attention(self) -> None:
         request, report = self.request, self.report
@@ -182,7 +187,7 @@ class Generation:
     def _native_stage(
         self, runner: Runner, pictures: Sequence[PictureRequest], noise: PictureNoise
     ) -> NativeTrajectory:
-        self.watcher.progress.start("native", len(self.plan.steps))
+        self.watcher.start("native", len(self.plan.steps))
         run = self._stage_run("native", runner, pictures, noise, self.manifest.native)
         names = all_tap_names(self.manifest) if self.report.native_attention == "store" else ()
         shape = (
@@ -212,7 +217,7 @@ class Generation:
     ) -> Float32Array:
         target = self.request.target
         runner = held.enter_context(self.pool.borrow(target.step))
-        self.watcher.progress.start(f"target {target.size}", len(self.plan.steps))
+        self.watcher.start(f"target {target.size}", len(self.plan.steps))
         run = self._stage_run("target", runner, pictures, noise, target)
         attention = self._native_attention(held, pictures, trajectory)
         with self.timed("target"):

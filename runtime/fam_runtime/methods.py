@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
+from fam_runtime.arguments import real_number
 from fam_runtime.errors import InvalidRequest
 
 DEFAULT_METHOD = "fam"
@@ -96,21 +97,15 @@ def resolve_am_strength(name: str, requested: float | None, default: float) -> f
     fixed = method_named(name).am_strength
     if requested is None:
         return default if fixed is None else fixed
-    if not 0.0 <= requested <= 1.0:
-        raise InvalidRequest(
-            "am_strength is out of range",
-            got=requested,
-            expected="0 to 1",
-            fix="the paper uses 0.7",
-        )
-    if fixed is not None and requested != fixed:
+    strength = real_number("am_strength", requested, 0, 1)
+    if fixed is not None and strength != fixed:
         raise InvalidRequest(
             f"method {name} fixes am_strength",
             got=requested,
             expected=fixed.__repr__(),
             fix="leave am_strength out, or use method fam",
         )
-    return float(requested)
+    return strength
 
 
 def skip_residual_weight(timestep: float, train_timesteps: int) -> float:

@@ -8,18 +8,18 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from fam_runtime import contract
 from fam_runtime.backends.base import Backend, Runner, Value, Values
 from fam_runtime.backends.checks import shape_from_symbols
+from fam_runtime.bundle.manifest_parts import TENSOR_DTYPE_BYTES
 from fam_runtime.contract import tap_names
-from fam_runtime.errors import InvalidRequest
+from fam_runtime.free_memory import free_memory_bytes
+from fam_runtime.sampler import step_feeds
 
 if TYPE_CHECKING:
     from fam_runtime.bundle import Manifest, TensorSpec
@@ -68,11 +68,11 @@ class StoredAttention(NativeAttentionSource):
     """Taps kept by the native stage; each step's are dropped once they are handed out.
 
     Args:
-        steps: taps of every step.
+        steps: taps of every step; they are taken out of this very list, so that nothing keeps them.
     """
 
-    def __init__(self, steps: Sequence[Values]) -> None:
-        self._steps: list[Values | None] = list(steps)
+    def __init__(self, steps: list[Values | None]) -> None:
+        self._steps = steps
 
     def taps(self, index: int) -> Values:
         """Taps of step `index`, once."""
@@ -108,15 +108,8 @@ class ReplayedAttention(NativeAttentionSource):
         """Run the native graph at ``z_t^n`` for its taps."""
         step, latent = self._steps[index], self._latents[index]
         unused = np.zeros(latent.shape, np.float32)
-        feeds: dict[str, Value] = {
-            contract.LATENT: latent,
-            contract.TIMESTEP: np.asarray(step.timestep, np.float32),
-            contract.STEP_COEFFICIENTS: step.coefficients,
-            contract.PREVIOUS_PREDICTION: unused,
-            contract.STEP_NOISE: unused,
-            **self._conditions,
-        }
-        return self._runner.run(feeds, self._names)
+        feeds = step_feeds(step, latent, prediction=unused, noise=unused)
+        return self._runner.run({**feeds, **self._conditions}, self._names)
 
 
 def all_tap_names(manifest: Manifest) -> tuple[str, ...]:
@@ -134,37 +127,23 @@ def tap_specs(manifest: Manifest, graph: str) -> tuple[TensorSpec, ...]:
 
 def stored_bytes(specs: Sequence[TensorSpec], sizes: dict[str, int], steps: int) -> int:
     """Bytes that *store* keeps for a batch; `sizes` as in :class:`NoNativeAttention`."""
-    item = {"float32": 4, "float16": 2, "bfloat16": 2}
     return steps * sum(
-        item[spec.dtype] * int(np.prod(shape_from_symbols(spec.shape, sizes), dtype=np.int64))
+        TENSOR_DTYPE_BYTES[spec.dtype]
+        * int(np.prod(shape_from_symbols(spec.shape, sizes), dtype=np.int64))
         for spec in specs
     )
 
 
 def default_memory_budget_bytes() -> int:
     """A quarter of the memory that is free now, where the system says how much that is."""
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return _FALLBACK_BUDGET_BYTES
-    return max(free // _BUDGET_SHARE_OF_FREE_MEMORY, 0)
+    free = free_memory_bytes()
+    return _FALLBACK_BUDGET_BYTES if free is None else free // _BUDGET_SHARE_OF_FREE_MEMORY
 
 
 def choose_native_attention(
     mode: NativeAttentionMode, am_strength: float, needed_bytes: int, budget_bytes: int
 ) -> NativeAttentionChoice:
-    """*none* for λ = 0; else `mode`, where *auto* stores what fits into the budget.
-
-    Raises:
-        InvalidRequest: the mode is unknown.
-    """
-    if mode not in NATIVE_ATTENTION_MODES:
-        raise InvalidRequest(
-            "unknown native_attention",
-            got=mode,
-            expected=" or ".join(NATIVE_ATTENTION_MODES),
-            fix="use auto, the default",
-        )
+    """*none* for λ = 0; else `mode`, where *auto* stores what fits into the budget."""
     if am_strength == 0:
         return "none"
     if mode != "auto":

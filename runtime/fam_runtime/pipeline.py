@@ -6,6 +6,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,14 +22,15 @@ from fam_runtime.conditions import texts_to_encode
 from fam_runtime.errors import InvalidRequest
 from fam_runtime.generation import Generation, Report
 from fam_runtime.pipeline_output import OUTPUT_TYPES, FamPipelineOutput, OutputType
-from fam_runtime.progress import NoProgress, Progress, ProgressBars
+from fam_runtime.progress import NoProgress, Progress, ProgressBars, hashing_bar
 from fam_runtime.prompt import PromptEncoder
-from fam_runtime.request import Prompt, Request, Scale, Seed, TileChoice, resolve_request
+from fam_runtime.request import Prompt, Request, Seed, TileChoice, resolve_request
 from fam_runtime.schedulers import NoiseSchedule, make_plan
 from fam_runtime.settings import settings_of_picture
 
 if TYPE_CHECKING:
     from fam_runtime.native_attention import NativeAttentionMode
+    from fam_runtime.target_choice import Scale
     from fam_runtime.tiling import Tiling
 
 Float32Array = npt.NDArray[np.float32]
@@ -36,6 +38,10 @@ Float32Array = npt.NDArray[np.float32]
 
 class GuidanceCost(UserWarning):
     """A call without guidance pays for it, because the bundle's graphs hold both halves."""
+
+
+class NegativePromptUnused(UserWarning):
+    """A negative prompt acts through guidance, and the picture is made without it."""
 
 
 class FamPipeline:
@@ -81,18 +87,21 @@ class FamPipeline:
             backend: library that runs the graphs.
             provider: ``"cpu"`` or ``"cuda"``.
             num_threads: threads of an operator; None is one per core.
-            low_memory: share memory-mapped weights, hold one stage at a time, decode in small
-                tiles: about half of the memory, at about 1.5 times the time, equal to the
-                last bits only.
+            low_memory: share memory-mapped weights and hold one stage at a time: about half of
+                the memory, at about 1.5 times the time; a colour may differ by 1 of 255. Latents
+                above 128x128 are decoded in tiles in any case, here in smaller ones; the decoder's
+                normalisation is computed per tile, so the tone can shift slightly.
             verify: how thoroughly files are checked; see :meth:`Bundle.open`.
-            progress: bars on the standard error stream if that is a terminal, or your own.
+            progress: bars on the standard error stream if that is a terminal, or your own; True
+                shows a bar while files are hashed, too.
 
         Raises:
             BundleError: the bundle is missing, damaged or newer than this package.
             BackendError: the backend's library is missing.
             InvalidRequest: an option cannot be used.
         """
-        opened = Bundle.open(path, verify=verify)
+        with hashing_bar(shown=progress is True and verify == "full") as bar:
+            opened = Bundle.open(path, verify=verify, progress=bar)
         library = open_backend(
             backend, provider=provider, num_threads=num_threads, low_memory=low_memory
         )
@@ -155,40 +164,40 @@ class FamPipeline:
             Cancelled: the callback stopped the call.
             BackendError: the backend failed.
         """
-        self.interrupt = False
-        _check_output_type(output_type)
-        if callback_on_step_end is not None and not callable(callback_on_step_end):
-            raise InvalidRequest(
-                "callback_on_step_end cannot be called",
-                got=type(callback_on_step_end).__name__,
-                expected="a function of (pipe, step_index, timestep, callback_kwargs)",
-            )
-        request = resolve_request(
-            self.bundle,
-            prompt,
-            negative_prompt,
-            scale=scale,
-            height=height,
-            width=width,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            seed=seed,
-            num_images_per_prompt=num_images_per_prompt,
-            method=method,
-            scheduler=scheduler,
-            am_strength=am_strength,
-            native_attention=native_attention,
-            memory_budget_bytes=memory_budget_bytes,
-            noise=noise,
-            tile=tile,
-            pictures_per_batch=pictures_per_batch,
-            low_memory=self.low_memory,
-        )
         try:
+            _check_output_type(output_type)
+            _check_callback(callback_on_step_end)
+            request = resolve_request(
+                self.bundle,
+                prompt,
+                negative_prompt,
+                scale=scale,
+                height=height,
+                width=width,
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                seed=seed,
+                num_images_per_prompt=num_images_per_prompt,
+                method=method,
+                scheduler=scheduler,
+                am_strength=am_strength,
+                native_attention=native_attention,
+                memory_budget_bytes=memory_budget_bytes,
+                noise=noise,
+                tile=tile,
+                pictures_per_batch=pictures_per_batch,
+                low_memory=self.low_memory,
+            )
             generation = self._prepare(request, fm_tables, callback_on_step_end)
             return self._generate(generation, output_type, fm_tables, return_native=return_native)
         finally:
+            self.interrupt = False
             self.progress.close()
+
+    @property
+    def made_with(self) -> dict[str, str]:
+        """Programs, versions and modes that decide a picture's last bits."""
+        return {"fam_runtime": __version__, "numpy": np.__version__, **self.backend.describe()}
 
     def close(self) -> None:
         """Free every loaded graph; a later call loads them again."""
@@ -216,14 +225,8 @@ class FamPipeline:
         schedule = NoiseSchedule.from_config(manifest.noise_schedule)
         plan = make_plan(request.scheduler, schedule, request.num_inference_steps)
         tables = self.bundle.kernel_tables(request.target) if fm_tables is None else fm_tables
-        if manifest.model.guidance and request.guidance_scale <= 1:
-            warnings.warn(
-                "guidance_scale is 1 or less: the picture is made without guidance, but the graphs "
-                "of this bundle compute both halves all the same, at twice the cost; export with "
-                "--no-guidance to save it",
-                GuidanceCost,
-                stacklevel=3,
-            )
+        if request.guidance_scale <= 1:
+            _warn_without_guidance(request, graphs_hold_guidance=manifest.model.guidance)
         watcher = StepWatcher(self, self.backend, self.progress, callback)
         generation = Generation(self._pool, request, plan, tables, {}, watcher, Report())
         with generation.timed("text"):
@@ -250,18 +253,22 @@ class FamPipeline:
         latents = np.concatenate([batch.target for batch in batches])
         native = [batch.native for batch in batches if batch.native is not None]
         native_latents = np.concatenate(native) if native else None
-        images = self._images(generation, latents, request.tiling, output_type, "target")
         native_images = None
-        if return_native and native_latents is not None:
-            native_images = self._images(generation, native_latents, None, output_type, "native")
-        made_with = {"fam_runtime": __version__, "numpy": np.__version__, **self.backend.describe()}
+        with ExitStack() as held:
+            if output_type != "latent":  # one loading of the decoder for all pictures
+                held.enter_context(self._pool.borrow(self.bundle.manifest.vae.decoder))
+            images = self._images(generation, latents, request.tiling, output_type, "target")
+            if return_native and native_latents is not None:
+                native_images = self._images(
+                    generation, native_latents, None, output_type, "native"
+                )
         tables_hash = None if fm_tables is None else _hash_of_tables(fm_tables)
         settings = [
-            settings_of_picture(self.bundle, request, picture, made_with, tables_hash)
+            settings_of_picture(self.bundle, request, picture, self.made_with, tables_hash)
             for picture in request.pictures
         ]
         return FamPipelineOutput(
-            images, latents, settings, generation.report.as_dict(), native_images, native_latents
+            images, latents, settings, generation.finished_report(), native_images, native_latents
         )
 
     def _images(
@@ -295,6 +302,26 @@ def unit_range_from_image(image: Float32Array) -> Float32Array:
     return np.ascontiguousarray(scaled.transpose(0, 2, 3, 1))
 
 
+def _warn_without_guidance(request: Request, *, graphs_hold_guidance: bool) -> None:
+    if graphs_hold_guidance:
+        warnings.warn(
+            "guidance_scale is 1 or less: the picture is made without guidance, but the graphs of "
+            "this bundle compute both halves all the same, at twice the cost; export with "
+            "--no-guidance to save it",
+            GuidanceCost,
+            stacklevel=4,
+        )
+    if any(picture.negative_prompt for picture in request.pictures):
+        why = (
+            "guidance_scale is 1 or less"
+            if graphs_hold_guidance
+            else "the bundle was exported without guidance"
+        )
+        warnings.warn(
+            f"the negative prompt has no effect: {why}", NegativePromptUnused, stacklevel=4
+        )
+
+
 def _check_output_type(output_type: str) -> None:
     if output_type not in OUTPUT_TYPES:
         raise InvalidRequest(
@@ -302,6 +329,15 @@ def _check_output_type(output_type: str) -> None:
             got=output_type,
             expected=" or ".join(OUTPUT_TYPES),
             fix="use pil",
+        )
+
+
+def _check_callback(callback: object) -> None:
+    if callback is not None and not callable(callback):
+        raise InvalidRequest(
+            "callback_on_step_end cannot be called",
+            got=type(callback).__name__,
+            expected="a function of (pipe, step_index, timestep, callback_kwargs)",
         )
 
 

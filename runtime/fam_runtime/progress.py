@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -34,6 +36,33 @@ class NoProgress:
 
     def close(self) -> None:
         """Ignored."""
+
+
+@contextmanager
+def hashing_bar(
+    total: int | None = None, *, shown: bool = True
+) -> Iterator[Callable[[int], object] | None]:
+    """A bar of hashed bytes on the standard error stream; silent where that is no terminal.
+
+    Args:
+        total: bytes to hash, if that is known.
+        shown: False shows nothing, anywhere, and gives None.
+    """
+    if not shown:
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(
+        total=total,
+        desc="checking",
+        unit="B",
+        unit_scale=True,
+        file=sys.stderr,
+        leave=False,
+        disable=None,
+    ) as bar:
+        yield bar.update
 
 
 class ProgressBars:

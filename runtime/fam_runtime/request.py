@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import math
 import operator
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from fam_runtime.errors import InvalidRequest, TargetNotBuilt
+from fam_runtime.arguments import real_number, text_of, whole_number
+from fam_runtime.errors import InvalidRequest
 from fam_runtime.methods import DEFAULT_METHOD, Method, method_named, resolve_am_strength
 from fam_runtime.native_attention import NATIVE_ATTENTION_MODES, NativeAttentionMode
 from fam_runtime.noise import DEFAULT_NOISE_SOURCE, noise_source
 from fam_runtime.prompt import check_prompt
+from fam_runtime.target_choice import Scale, choose_target
 from fam_runtime.tiling import Tiling, default_tiling
 
 if TYPE_CHECKING:
     from fam_runtime.bundle import Bundle, Manifest, Target
 
 Prompt = str | Sequence[str]
-Scale = float | tuple[float, float]
 Seed = int | Sequence[int] | None
 TileChoice = Literal["auto"] | int | Tiling | None
 
 MAX_PICTURES = 1_000
+MAX_GUIDANCE_SCALE = 1_000
 _DRAWN_SEED_BITS = 32
 
 
@@ -97,22 +98,24 @@ def resolve_request(
         InvalidRequest: another argument cannot be used.
     """
     manifest = bundle.manifest
-    method_name = DEFAULT_METHOD if method is None else method
-    target = _target(bundle, scale, height, width)
+    method_name = DEFAULT_METHOD if method is None else text_of("method", method)
+    target = choose_target(bundle, scale, height, width)
     latent = manifest.latent_size(target)
     request = Request(
         pictures=_pictures(prompt, negative_prompt, seed, num_images_per_prompt),
         target=target,
         num_inference_steps=_steps(manifest, num_inference_steps),
         guidance_scale=_guidance_scale(manifest, guidance_scale),
-        scheduler=manifest.defaults.scheduler if scheduler is None else scheduler,
+        scheduler=manifest.defaults.scheduler
+        if scheduler is None
+        else text_of("scheduler", scheduler),
         method_name=method_name,
         am_strength=resolve_am_strength(method_name, am_strength, manifest.defaults.am_strength),
-        noise=DEFAULT_NOISE_SOURCE if noise is None else noise,
+        noise=DEFAULT_NOISE_SOURCE if noise is None else text_of("noise", noise),
         tiling=_tiling(tile, latent, low_memory=low_memory),
         native_attention=native_attention,
-        memory_budget_bytes=memory_budget_bytes,
-        pictures_per_batch=_positive("pictures_per_batch", pictures_per_batch),
+        memory_budget_bytes=_budget(memory_budget_bytes),
+        pictures_per_batch=whole_number("pictures_per_batch", pictures_per_batch),
     )
     if native_attention not in NATIVE_ATTENTION_MODES:
         raise InvalidRequest(
@@ -126,109 +129,31 @@ def resolve_request(
     return request
 
 
-def _target(bundle: Bundle, scale: Scale | None, height: int | None, width: int | None) -> Target:
-    """The target of a scale or of a size; without either the smallest that the bundle has."""
-    manifest = bundle.manifest
-    if scale is not None and (height is not None or width is not None):
-        raise InvalidRequest(
-            "both a scale and a size were given",
-            got=f"scale {scale}, {height}x{width}",
-            expected="one of them",
-            fix="leave one out",
-        )
-    if (height is None) != (width is None):
-        raise InvalidRequest(
-            "half of a size was given",
-            got=f"height {height}, width {width}",
-            expected="both height and width, in pixels",
-            fix="give both",
-        )
-    try:
-        if height is not None and width is not None:
-            return _target_of_size(manifest, height, width)
-        if scale is not None:
-            return manifest.target_for_scale(_scale(scale))
-        if manifest.targets:
-            return manifest.targets[0]
-        return manifest.target_for_scale(2.0)
-    except TargetNotBuilt as error:
-        raise TargetNotBuilt(
-            error.what,
-            got=error.got,
-            expected=error.expected,
-            fix=f"{error.fix}{_model_option(manifest)} --output {bundle.root}",
-        ) from None
-
-
-def _target_of_size(manifest: Manifest, height: int, width: int) -> Target:
-    multiple = manifest.model.size_multiple
-    if min(height, width) <= 0 or height % multiple or width % multiple:
-        raise InvalidRequest(
-            "the checkpoint cannot make this size",
-            got=f"{height}x{width}",
-            expected=f"height and width that are multiples of {multiple} pixels",
-            fix="choose one of " + ", ".join(str(target.size) for target in manifest.targets),
-        )
-    return manifest.target_for(height, width)
-
-
-def _scale(scale: Scale) -> Scale:
-    factors = scale if isinstance(scale, tuple) else (scale, scale)
-    if len(factors) != 2 or not all(math.isfinite(f) and f > 0 for f in factors):
-        raise InvalidRequest(
-            "scale is out of range",
-            got=scale,
-            expected="a positive factor, or a pair of them (height, width)",
-            fix="use 2",
-        )
-    return scale
-
-
-def _model_option(manifest: Manifest) -> str:
-    name = manifest.model.name
-    return "" if name == "demo" else f" --model {name}"
-
-
 def _steps(manifest: Manifest, steps: int | None) -> int:
     if steps is None:
         return manifest.defaults.num_inference_steps
-    return _positive("num_inference_steps", steps)
+    return whole_number("num_inference_steps", steps)
 
 
-def _positive(what: str, number: int) -> int:
-    try:
-        value = operator.index(number)
-    except TypeError:
-        value = 0
-    if value < 1:
-        raise InvalidRequest(
-            f"{what} is out of range",
-            got=number,
-            expected="a whole number of at least 1",
-            fix="leave it out for the default",
-        )
-    return value
+def _budget(memory_budget_bytes: int | None) -> int | None:
+    if memory_budget_bytes is None:
+        return None
+    return whole_number("memory_budget_bytes", memory_budget_bytes, minimum=0)
 
 
 def _guidance_scale(manifest: Manifest, guidance_scale: float | None) -> float:
     """The guidance that is fed; as in diffusers, 1 or less means none, which is 1."""
     if guidance_scale is None:
         return manifest.defaults.guidance_scale if manifest.model.guidance else 1.0
-    if not math.isfinite(guidance_scale):
-        raise InvalidRequest(
-            "guidance_scale is not a number",
-            got=guidance_scale,
-            expected="a finite number",
-            fix=f"use {manifest.defaults.guidance_scale}, the default",
-        )
-    if guidance_scale > 1 and not manifest.model.guidance:
+    scale = real_number("guidance_scale", guidance_scale, 0, MAX_GUIDANCE_SCALE)
+    if scale > 1 and not manifest.model.guidance:
         raise InvalidRequest(
             "the bundle was exported without guidance",
             got=guidance_scale,
             expected="guidance_scale of at most 1",
             fix="leave guidance_scale out, or export without --no-guidance",
         )
-    return max(float(guidance_scale), 1.0)
+    return max(scale, 1.0)
 
 
 def _pictures(
@@ -256,7 +181,7 @@ def _pictures(
             expected="as many negative prompts as prompts, or one text for all",
             fix="pass one negative prompt as a str",
         )
-    count = len(prompts) * _positive("num_images_per_prompt", per_prompt)
+    count = len(prompts) * whole_number("num_images_per_prompt", per_prompt)
     if count > MAX_PICTURES:
         raise InvalidRequest(
             "too many pictures in one call",
@@ -303,7 +228,7 @@ def _tiling(tile: TileChoice, latent: tuple[int, int], *, low_memory: bool) -> T
     if tile is None or isinstance(tile, Tiling):
         tiling = tile
     else:
-        tiling = Tiling(_positive("tile", tile), max(tile // 4, 1))
+        tiling = Tiling(whole_number("tile", tile), max(tile // 4, 1))
     if tiling is not None and tiling.tile >= max(latent):
         return None
     return tiling

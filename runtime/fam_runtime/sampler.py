@@ -49,12 +49,13 @@ class NativeTrajectory:
     Attributes:
         final: ``z_0^n``.
         latents: ``z_t^n`` at the beginning of every step.
-        taps: the taps of every step, when they were asked for.
+        taps: the taps of every step, when they were asked for; a list, so that whoever takes them
+            can take them out (they are the largest thing in memory).
     """
 
     final: Value
     latents: tuple[Value, ...]
-    taps: tuple[Values, ...] = ()
+    taps: list[Values | None] = field(default_factory=list)
 
 
 @dataclass
@@ -102,15 +103,13 @@ class StageRun:
         """Run step `index`: the sampler's outputs, and `outputs`."""
         step = self.plan.steps[index]
         zeros = self._zeros_like(latent)
-        feeds: dict[str, Value] = {
-            contract.LATENT: latent,
-            contract.TIMESTEP: np.asarray(step.timestep, np.float32),
-            contract.STEP_COEFFICIENTS: step.coefficients,
-            contract.PREVIOUS_PREDICTION: zeros if prediction is None else prediction,
-            contract.STEP_NOISE: self.noise.draw(latent.shape[1:]) if step.needs_noise else zeros,
-            **self.conditions,
-            **extra,
-        }
+        feeds = step_feeds(
+            step,
+            latent,
+            prediction=zeros if prediction is None else prediction,
+            noise=self.noise.draw(latent.shape[1:]) if step.needs_noise else zeros,
+        )
+        feeds |= {**self.conditions, **extra}
         values = self.runner.run(feeds, (contract.NEXT_LATENT, contract.PREDICTION, *outputs))
         values[contract.NEXT_LATENT] = self.after_step(
             self.stage, index, step, values[contract.NEXT_LATENT]
@@ -121,6 +120,26 @@ class StageRun:
         if latent.shape not in self._zeros:
             self._zeros[latent.shape] = self.backend.zeros(latent.shape, "float32")
         return self._zeros[latent.shape]
+
+
+def step_feeds(
+    step: StepPlan, latent: Value, *, prediction: Value, noise: Value
+) -> dict[str, Value]:
+    """What every step graph is fed besides its conditions.
+
+    Args:
+        step: timestep and coefficients.
+        latent: ``z_t``.
+        prediction: the data prediction of the step before.
+        noise: of an ancestral sampler's step; the shape of `latent`, like `prediction`.
+    """
+    return {
+        contract.LATENT: latent,
+        contract.TIMESTEP: np.asarray(step.timestep, np.float32),
+        contract.STEP_COEFFICIENTS: step.coefficients,
+        contract.PREVIOUS_PREDICTION: prediction,
+        contract.STEP_NOISE: noise,
+    }
 
 
 def run_native_stage(
@@ -140,14 +159,15 @@ def run_native_stage(
     latent = run.backend.upload(start)
     prediction: Value | None = None
     latents: list[Value] = []
-    taps: list[Values] = []
+    taps: list[Values | None] = []
     for index in range(len(run.plan.steps)):
         latents.append(latent)
         values = run.step(index, latent, prediction, {}, tap_names)
         latent, prediction = values[contract.NEXT_LATENT], values[contract.PREDICTION]
-        taps.append({name: values[name] for name in tap_names})
+        if tap_names:
+            taps.append({name: values[name] for name in tap_names})
     check_finite("the native latent", run.backend.download(latent))
-    return NativeTrajectory(latent, tuple(latents), tuple(taps) if tap_names else ())
+    return NativeTrajectory(latent, tuple(latents), taps)
 
 
 def run_target_stage(
@@ -180,13 +200,13 @@ def run_target_stage(
     }
     prediction: Value | None = None
     for index, step in enumerate(run.plan.steps):
-        extra = {
+        fed = {
             **fixed,
             **fm_feeds(method, tables, step),
-            **attention.taps(index),
             contract.STEP_COEFFICIENTS: reference_coefficients(method, step),
         }
-        values = run.step(index, latent, prediction, extra)
+        # No name for the taps here: it would keep them alive while the next step's are made.
+        values = run.step(index, latent, prediction, {**fed, **attention.taps(index)})
         latent, prediction = values[contract.NEXT_LATENT], values[contract.PREDICTION]
     check_finite("the target latent", run.backend.download(latent))
     return latent

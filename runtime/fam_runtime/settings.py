@@ -26,6 +26,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "method": (str,),
     "am_strength": (int, float),
     "noise": (str,),
+    "pictures_per_batch": (int,),
 }
 """Settings that are arguments of the pipeline under the same name."""
 
@@ -70,6 +71,13 @@ def arguments_from_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     version = settings.get("settings_version")
     if not isinstance(version, int) or isinstance(version, bool) or version > SETTINGS_VERSION:
         raise _bad("settings_version", version, f"at most {SETTINGS_VERSION}")
+    if settings.get("stage") == "native":
+        raise InvalidRequest(
+            "the picture is one of the native stage, whose settings are its target's",
+            got="stage native",
+            expected="the PNG of the target, which --save-native wrote beside it",
+            fix="use the picture without -native in its name",
+        )
     arguments: dict[str, Any] = {}
     for key, types in _TYPES.items():
         value = settings.get(key)
@@ -87,6 +95,33 @@ def bundle_hash_from_settings(settings: Mapping[str, Any]) -> str | None:
     bundle = settings.get("bundle")
     value = bundle.get("hash") if isinstance(bundle, dict) else None
     return value if isinstance(value, str) else None
+
+
+def differences_from_settings(
+    settings: Mapping[str, Any], made_with: Mapping[str, str]
+) -> list[str]:
+    """What is different now from when the picture was made: a sentence each, at most two."""
+    before = settings.get("made_with")
+    if not isinstance(before, dict):
+        return []
+    sentences = []
+    was, now = before.get("weights"), made_with.get("weights")
+    if was != now and {was, now} == {"mapped", "packed"}:
+        how = "with" if was == "mapped" else "without"
+        sentences.append(
+            f"the picture was made {how} low memory, and this one is not made so: "
+            "a colour may differ by 1 of 255"
+        )
+    changed = [
+        f"{key} {before[key]} (now {made_with[key]})"
+        for key in sorted(before.keys() & made_with.keys() - {"weights"})
+        if before[key] != made_with[key]
+    ]
+    if changed:
+        sentences.append(
+            f"the picture was made with {', '.join(changed)}: its last bits may differ"
+        )
+    return sentences
 
 
 def _tiling(value: object) -> Tiling | None:

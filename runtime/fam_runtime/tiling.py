@@ -68,8 +68,7 @@ LOW_MEMORY_TILING = Tiling(tile=64, overlap=16)
 def default_tiling(height: int, width: int, *, low_memory: bool) -> Tiling | None:
     """Tiling of a latent of ``height × width`` samples; None decodes it in one piece."""
     tiling = LOW_MEMORY_TILING if low_memory else DEFAULT_TILING
-    untiled = tiling.tile**2 if low_memory else UNTILED_AREA_LATENT
-    return None if height * width <= untiled else tiling
+    return None if height * width <= UNTILED_AREA_LATENT else tiling
 
 
 @dataclass(frozen=True, eq=False)

@@ -105,7 +105,7 @@ def test_another_checkpoint_cannot_add_to_a_bundle(bundle: Path, tmp_path: Path)
     other = tmp_path / "other" / "tiny"
     make_checkpoint("sd15", other, seed=1)
     before = contents(bundle)
-    with pytest.raises(ExportError, match="the checkpoint's weights are not those of the bundle"):
+    with pytest.raises(ExportError, match="was exported from another checkpoint"):
         export(open_checkpoint(other), bundle, scales=["3"])
     assert contents(bundle) == before
 

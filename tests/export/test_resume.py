@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +18,9 @@ from fam_runtime.bundle import MANIFEST_NAME, Bundle
 from fam_runtime.errors import ExportError
 from tests.export.test_export import contents
 
-KILLS = 4
+STAGES_AT_KILL = (0, 1, 4, 6)
+"""How many stages have left their record when the process is killed; eight make a bundle."""
+
 LONGEST_RUN_SECONDS = 300.0
 
 
@@ -27,19 +29,27 @@ def export_process(checkpoint: Path, output: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, *command])
 
 
+def kill_after(process: subprocess.Popen[bytes], records: Path, count: int) -> None:
+    """SIGKILL as soon as `count` stages are recorded and the next one is under way."""
+    deadline = time.monotonic() + LONGEST_RUN_SECONDS
+    while not records.exists() or len(list(records.glob("*.json"))) < count:
+        assert process.poll() is None, "the export ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+
+
 @pytest.mark.slow
 def test_killed_exports_end_in_the_same_bundle(
     tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "tiny"
-    moments = random.Random(0)
-    for _ in range(KILLS):
-        process = export_process(tiny_checkpoint, output)
-        time.sleep(moments.uniform(4, 16))
-        process.kill()
-        process.wait()
-        if output.exists():
-            Bundle.open(output)  # whole, or not there
+    records = tmp_path / ".tiny.staging" / "records"
+    for count in STAGES_AT_KILL:
+        kill_after(export_process(tiny_checkpoint, output), records, count)
+        assert not output.exists()
+        assert len(list(records.glob("*.json"))) >= count
     process = export_process(tiny_checkpoint, output)
     assert process.wait(timeout=LONGEST_RUN_SECONDS) == 0
     assert contents(output) == contents(tiny_bundle)

@@ -6,6 +6,7 @@ maps, and draws its noise from torch. Nothing of the runtime's arithmetic takes 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,12 @@ NEGATIVE_PROMPT = "blurry"
 LATENT_TOLERANCE = 1e-3
 """Largest error over the largest value after 20 steps; one step differs by some 1e-6, and a chain
 of steps with guidance amplifies that."""
+
+NUDGE = 1e-6
+NUDGE_MARGIN = 5.0
+"""The tiny SD 2.1-v checkpoint is chaotic under some samplers: a nudge of 1e-6 in the first noise
+moves the reference's own latent by up to 6e-3 in eight steps of DPM-Solver++. There the runtime may
+differ by as much as a few such nudges; for the other checkpoints this is below the tolerance."""
 
 METHODS_TOLD_APART = 1e-2
 """The methods must differ by more than this, or the comparison could not tell them apart."""
@@ -78,6 +85,7 @@ def compare(
     scheduler: str = "ddim",
     steps: int = STEPS,
     guidance_scale: float | None = GUIDANCE_SCALE,
+    chaotic: bool = False,
     **reference_options: Any,
 ) -> np.ndarray:
     """Run both, require equal latents, return the target latent."""
@@ -85,22 +93,22 @@ def compare(
     manifest = pipe.bundle.manifest
     target = manifest.latent_size(manifest.target_for_scale(scale))
     native = manifest.latent_size(manifest.native)
-    expected = run_reference(
-        components(exported.checkpoint),
-        ReferenceRequest(
-            prompts=[PROMPT],
-            negative_prompts=[NEGATIVE_PROMPT],
-            native_latent=native,
-            target_latent=target,
-            method=method,
-            scheduler=scheduler,
-            num_inference_steps=steps,
-            guidance_scale=guidance_scale,
-            **reference_options,
-        ),
-        torch_noise(native, target, steps=steps, method=method, scheduler=scheduler),
-        decode=False,
+    request = ReferenceRequest(
+        prompts=[PROMPT],
+        negative_prompts=[NEGATIVE_PROMPT],
+        native_latent=native,
+        target_latent=target,
+        method=method,
+        scheduler=scheduler,
+        num_inference_steps=steps,
+        guidance_scale=guidance_scale,
+        **reference_options,
     )
+    noise = torch_noise(native, target, steps=steps, method=method, scheduler=scheduler)
+    expected = run_reference(components(exported.checkpoint), request, noise, decode=False)
+    tolerance = LATENT_TOLERANCE
+    if chaotic:
+        tolerance = max(tolerance, NUDGE_MARGIN * effect_of_nudge(exported, request, noise))
     got = pipe(
         PROMPT,
         NEGATIVE_PROMPT,
@@ -115,9 +123,23 @@ def compare(
     )
     if got.native_latents is not None:
         native_latent = expected.native_latent.numpy()
-        assert relative_error(got.native_latents, native_latent) <= LATENT_TOLERANCE
-    assert relative_error(got.latents, expected.target_latent.numpy()) <= LATENT_TOLERANCE
+        assert relative_error(got.native_latents, native_latent) <= tolerance
+    assert relative_error(got.latents, expected.target_latent.numpy()) <= tolerance
     return got.latents
+
+
+def effect_of_nudge(exported: Exported, request: ReferenceRequest, noise: ReferenceNoise) -> float:
+    """How far the reference's own latents move when its first noise is nudged."""
+    nudge = NUDGE * torch.randn(noise.native_initial.shape, generator=torch.Generator())
+    nudged = replace(noise, native_initial=noise.native_initial + nudge)
+    first, second = (
+        run_reference(components(exported.checkpoint), request, each, decode=False)
+        for each in (noise, nudged)
+    )
+    return max(
+        relative_error(second.native_latent.numpy(), first.native_latent.numpy()),
+        relative_error(second.target_latent.numpy(), first.target_latent.numpy()),
+    )
 
 
 @pytest.mark.parametrize("scale", [(2.0, 2.0), (3.0, 3.0), (2.0, 4.0)], ids=str)
@@ -137,7 +159,7 @@ def test_the_other_methods_equal_the_reference(exported: Exported, method: Metho
 
 @pytest.mark.parametrize("scheduler", ["euler", "euler-a", "dpm++2m"])
 def test_every_sampler_equals_the_reference(exported: Exported, scheduler: str) -> None:
-    compare(exported, (2.0, 2.0), "fam", scheduler=scheduler, steps=8)
+    compare(exported, (2.0, 2.0), "fam", scheduler=scheduler, steps=8, chaotic=True)
 
 
 def test_every_option_of_the_export_reaches_the_picture(export_tiny: ExportTiny) -> None:

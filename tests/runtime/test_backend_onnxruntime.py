@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -11,15 +12,16 @@ from onnx import TensorProto, helper
 
 from fam_runtime import contract
 from fam_runtime.backends import open_backend
+from fam_runtime.backends.checks import shape_from_symbols
 from fam_runtime.backends.onnxruntime.loader import (
     SessionFromOnnx,
     SessionSettings,
     SharedWeights,
     error_from_onnxruntime,
 )
-from fam_runtime.bundle import Bundle
-from fam_runtime.errors import BackendError
-from tests.runtime.fake_bundle import write_bundle
+from fam_runtime.bundle import NATIVE_GRAPH, Bundle, GraphSpec, TensorSpec
+from fam_runtime.errors import BackendError, BundleDamaged
+from tests.runtime.fake_bundle import LAYER, write_bundle
 
 SIZE = 64
 
@@ -29,12 +31,51 @@ def bundle(tmp_path_factory):
     return Bundle.open(write_bundle(tmp_path_factory.mktemp("bundles") / "sd"))
 
 
+def native_feeds(bundle):
+    sizes = {"B": 1}
+    return {
+        spec.name: np.ones(shape_from_symbols(spec.shape, sizes), spec.dtype)
+        for spec in bundle.manifest.graphs[NATIVE_GRAPH].inputs
+    }
+
+
 def test_only_the_outputs_asked_for_are_computed(bundle):
-    backend = open_backend("onnxruntime")
-    with backend.load(bundle, "vae_decoder/model.onnx") as runner:
-        latent = np.ones((2, 4, 3, 5), np.float32)
-        values = runner.run({contract.LATENT: latent})
-        assert values[contract.IMAGE].shape == (2, 3, 24, 40)
+    feeds, taps = native_feeds(bundle), contract.tap_names(LAYER, "qk")
+    with open_backend("onnxruntime").load(bundle, NATIVE_GRAPH) as runner:
+        runner._session = Recording(runner._session)
+        values = runner.run(feeds, taps)
+        assert tuple(values) == tuple(runner._session.fetched) == taps
+        assert runner._run_options.only_execute_path_to_fetches
+        everything = runner.run(feeds)
+    assert set(everything) == {contract.NEXT_LATENT, contract.PREDICTION, *taps}
+    assert all(np.array_equal(everything[name], values[name]) for name in taps)
+
+
+class Recording:
+    """A session that remembers which outputs were fetched last."""
+
+    def __init__(self, session):
+        self.session, self.fetched = session, []
+
+    def run(self, names, feeds, options):
+        self.fetched = names
+        return self.session.run(names, feeds, options)
+
+
+def test_bound_runs_take_scalars_and_arrays(bundle):
+    """The way to a GPU, with the CPU's memory in place of the GPU's."""
+    feeds = native_feeds(bundle)
+    with open_backend("onnxruntime").load(bundle, NATIVE_GRAPH) as runner:
+        expected = runner.run(feeds)
+        outputs = tuple(expected)
+        bound = runner._run_bound(feeds, outputs)
+        again = runner._run_bound({**feeds, contract.LATENT: bound[contract.NEXT_LATENT]}, outputs)
+        more = runner.run({**feeds, contract.LATENT: expected[contract.NEXT_LATENT]})
+    assert feeds[contract.TIMESTEP].shape == ()
+    for name in outputs:
+        assert bound[name].shape == expected[name].shape
+        assert np.array_equal(bound[name].memory.numpy(), expected[name])
+        assert np.array_equal(again[name].memory.numpy(), more[name])
 
 
 def test_values_stay_the_callers(bundle):
@@ -81,8 +122,8 @@ def test_running_out_of_memory_has_advice():
     assert "\n" not in str(error)
 
 
-def graph_with_external_weights(folder):
-    rng = np.random.default_rng(0)
+def graph_with_external_weights(folder, seed=0):
+    rng = np.random.default_rng(seed)
     weights = {f"w{i}": rng.standard_normal((SIZE, SIZE)).astype(np.float32) for i in range(2)}
     index, content, tensors = {}, b"", []
     for name, array in weights.items():
@@ -119,10 +160,44 @@ def test_shared_weights_give_the_same_result(tmp_path):
     shared = SharedWeights(tmp_path / "weights.bin", tmp_path / "weights.json")
     x = np.random.default_rng(1).standard_normal((3, SIZE)).astype(np.float32)
     expected = x @ weights["w0"] @ weights["w1"]
-    for values in (None, shared):
-        settings = SessionSettings(low_memory=values is not None)
+    sessions = [
+        SessionFromOnnx(tmp_path / "g.onnx", SessionSettings(low_memory=True), values)()
+        for values in (None, shared)
+    ]
+    for session in sessions:
+        assert np.allclose(session.run(None, {"x": x})[0], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_shared_weights_are_used_instead_of_the_graphs_own(tmp_path):
+    weights = graph_with_external_weights(tmp_path)
+    (tmp_path / "other.bin").write_bytes(np.concatenate([w.T for w in weights.values()]).tobytes())
+    shared = SharedWeights(tmp_path / "other.bin", tmp_path / "weights.json")
+    x = np.random.default_rng(1).standard_normal((3, SIZE)).astype(np.float32)
+    settings = SessionSettings(low_memory=True)
+    for values, expected in (
+        (None, x @ weights["w0"] @ weights["w1"]),
+        (shared, x @ weights["w0"].T @ weights["w1"].T),
+    ):
         session = SessionFromOnnx(tmp_path / "g.onnx", settings, values)()
         assert np.allclose(session.run(None, {"x": x})[0], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_two_bundles_in_one_backend_keep_their_own_weights(tmp_path):
+    backend = open_backend("onnxruntime", low_memory=True)
+    x = np.ones((1, SIZE), np.float32)
+    for name in ("one", "two"):
+        folder = tmp_path / name / "unet"
+        folder.mkdir(parents=True)
+        weights = graph_with_external_weights(folder, seed=len(name) + ord(name[0]))
+        values = TensorSpec("x", "float32", ("B", SIZE)), TensorSpec("z", "float32", ("B", SIZE))
+        manifest = SimpleNamespace(
+            files={f"unet/{file}": None for file in ("g.onnx", "weights.bin", "weights.json")},
+            graphs={"unet/g.onnx": GraphSpec(values[:1], values[1:])},
+        )
+        fake = SimpleNamespace(hash=name, manifest=manifest, path=folder.parent.joinpath)
+        with backend.load(fake, "unet/g.onnx") as runner:
+            expected = x @ weights["w0"] @ weights["w1"]
+            assert np.allclose(runner.run({"x": x})["z"], expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -134,6 +209,10 @@ def test_shared_weights_give_the_same_result(tmp_path):
         {"bytes": 8},
         {"dtype": "object"},
         {"dtype": "no"},
+        {"dtype": "U1"},
+        {"dtype": []},
+        {"shape": [10**400]},
+        {"offset": 64 * 10, "bytes": -64, "shape": [0]},
         {"shape": [SIZE]},
         {"shape": "x"},
     ],
@@ -143,5 +222,33 @@ def test_an_index_that_does_not_fit_is_refused(tmp_path, change):
     index = json.loads((tmp_path / "weights.json").read_text("utf-8"))
     index["w0"] |= change
     (tmp_path / "weights.json").write_text(json.dumps(index), "utf-8")
-    with pytest.raises(BackendError, match="does not describe the weights"):
+    with pytest.raises(BundleDamaged, match="does not describe the weights"):
         SharedWeights(tmp_path / "weights.bin", tmp_path / "weights.json")
+
+
+@pytest.mark.parametrize("index", [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b'{"w0": 3}'])
+def test_an_index_that_is_none_is_refused(tmp_path, index):
+    graph_with_external_weights(tmp_path)
+    (tmp_path / "weights.json").write_bytes(index)
+    with pytest.raises(BundleDamaged, match="does not describe the weights"):
+        SharedWeights(tmp_path / "weights.bin", tmp_path / "weights.json")
+
+
+def test_empty_weights_are_refused(tmp_path):
+    graph_with_external_weights(tmp_path)
+    (tmp_path / "weights.bin").write_bytes(b"")
+    with pytest.raises(BundleDamaged, match="does not describe the weights"):
+        SharedWeights(tmp_path / "weights.bin", tmp_path / "weights.json")
+
+
+def test_the_library_prints_nothing_itself(bundle, capfd):
+    feeds = native_feeds(bundle)
+    feeds[contract.LATENT] = np.ones((1, 4, 3, 3), np.float32)
+    with open_backend("onnxruntime").load(bundle, NATIVE_GRAPH) as runner:
+        with pytest.raises(BackendError, match="onnxruntime failed in unet/native.onnx"):
+            runner.infer_impl(feeds, (contract.NEXT_LATENT,))
+        feeds = native_feeds(bundle)
+        feeds[contract.STEP_COEFFICIENTS] = np.ones(3, np.float32)
+        with pytest.raises(BackendError, match="onnxruntime failed in unet/native.onnx"):
+            runner.infer_impl(feeds, (contract.NEXT_LATENT,))
+    assert capfd.readouterr().err == ""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import json
+import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from fam_runtime.bundle import Bundle
 from fam_runtime.cli.generate import bytes_from_text, main, scale_from_text, size_from_text
-from fam_runtime.picture import settings_from_png
+from fam_runtime.picture import save_png, settings_from_png
 from tests.runtime.fake_bundle import write_bundle
 
 
@@ -120,8 +124,11 @@ def test_how_it_is_made_changes_nothing(generate, tmp_path):
         ([], "there is no prompt"),
         ([""], "the prompt is empty"),
         (["a", "--steps", "0"], "num_inference_steps is out of range | got 0"),
-        (["a", "--scale", "3"], "fam-export --scale 3"),
-        (["a", "--size", "192x256"], "fam-export --size 192x256"),
+        (["a", "--guidance-scale", "inf"], "guidance_scale is out of range | got inf"),
+        (["a", "-o", "/proc/out.png"], "/proc/out.png"),
+        (["a", "--scale", "3"], "fam-export --model PATH_TO_fake --scale 3 --output "),
+        (["a", "--size", "192x256"], "PATH_TO_fake --size 192x256 --output "),
+        (["a", "--scale", "9"], "up to 512x512"),
         (["a", "--size", "100x100"], "multiples of 64 pixels"),
         (["a", "-o", "out.jpg"], "the output is no PNG file"),
         (["a", "-o", "no/such/out.png"], "the output's folder does not exist"),
@@ -150,6 +157,118 @@ def test_a_flipped_byte_is_an_error_and_leaves_nothing(tmp_path, monkeypatch, ca
     assert main([str(root), "a red ring"]) != 0
     assert "unet/native.onnx" in capsys.readouterr().err
     assert not (tmp_path / "out.png").exists()
+
+
+def one_line(capsys, program="fam-generate: error: "):
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(program)
+    return lines[0]
+
+
+def test_a_missing_bundle(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["no/such", "a red ring"]) == 3
+    assert "no/such" in one_line(capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_truncated_file(tmp_path, monkeypatch, capsys):
+    root = write_bundle(tmp_path / "sd")
+    monkeypatch.chdir(root.parent)
+    path = root / "vae_decoder/model.onnx"
+    path.write_bytes(path.read_bytes()[:-1])
+    for options in ([], ["--no-verify"]):
+        assert main([str(root), "a red ring", *options]) == 3
+        assert "vae_decoder/model.onnx" in one_line(capsys)
+    assert list(tmp_path.iterdir()) == [root]
+
+
+def test_a_newer_format(tmp_path, monkeypatch, capsys):
+    root = write_bundle(tmp_path / "sd")
+    monkeypatch.chdir(root.parent)
+    document = json.loads((root / "manifest.json").read_text("utf-8"))
+    document["format_version"] = 999
+    (root / "manifest.json").write_text(json.dumps(document), "utf-8")
+    assert main([str(root), "a red ring"]) == 3
+    assert "format version 999" in one_line(capsys)
+    assert list(tmp_path.iterdir()) == [root]
+
+
+def test_a_disk_that_fills_up_while_saving(generate, tmp_path, monkeypatch, capsys):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", full)
+    assert generate("a red ring", "--quiet") == 6
+    assert "no space left on the disk while writing out.png" in one_line(capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_cannot_be_written_is_found_before_the_work(monkeypatch, capsys):
+    assert main(["no/such", "a red ring", "-o", "/proc/out.png"]) == 6
+    assert "/proc/out.png" in one_line(capsys)
+
+
+def test_no_verify_compares_sizes_only(bundle, tmp_path, monkeypatch):
+    opened = []
+
+    def record(path, *, verify="full", progress=None, real=Bundle.open):
+        opened.append(verify)
+        return real(path, verify=verify, progress=progress)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Bundle, "open", record)
+    assert main([str(bundle), "a red ring", "--quiet", "--no-verify"]) == 0
+    assert main([str(bundle), "a red ring", "--quiet"]) == 0
+    assert opened == ["size", "full"]
+
+
+def test_hashing_shows_a_bar_on_a_terminal_only(generate, monkeypatch, capsys):
+    assert generate("a red ring") == 0
+    assert "checking" not in capsys.readouterr().err
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    assert generate("a red ring") == 0
+    assert "checking" in capsys.readouterr().err
+    assert generate("a red ring", "--quiet") == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_native_picture_makes_nothing_again(generate, tmp_path, capsys):
+    assert generate("a red ring", "--save-native", "--quiet") == 0
+    assert generate("--from-png", "out-native.png", "-o", "x.png") == 2
+    assert "use the picture without -native in its name" in one_line(capsys)
+    assert not (tmp_path / "x.png").exists()
+
+
+def resaved(tmp_path, **changes):
+    settings = settings_from_png(tmp_path / "out.png")
+    settings["made_with"] |= changes.pop("made_with", {})
+    with Image.open(tmp_path / "out.png") as picture:
+        save_png(picture, tmp_path / "changed.png", settings | changes)
+
+
+def test_a_picture_made_in_another_way_is_warned_about(generate, tmp_path, capsys):
+    assert generate("a red ring", "--low-memory", "--quiet") == 0
+    again = ("--from-png", "out.png", "-o", "x.png", "--quiet")
+    assert generate(*again, "--low-memory") == 0
+    assert capsys.readouterr().err == ""
+    assert generate(*again) == 0
+    assert "made with low memory" in one_line(capsys, "fam-generate: warning: ")
+    assert generate("a red ring", "--quiet") == 0
+    assert generate(*again, "--low-memory") == 0
+    assert "made without low memory" in one_line(capsys, "fam-generate: warning: ")
+    resaved(tmp_path, made_with={"numpy": "0.1", "onnxruntime": "0.2"})
+    assert generate("--from-png", "changed.png", "-o", "x.png", "--quiet") == 0
+    warning = one_line(capsys, "fam-generate: warning: changed.png: ")
+    assert "numpy 0.1 (now " in warning and "onnxruntime 0.2 (now " in warning
+
+
+def test_pictures_per_batch_comes_back(generate, tmp_path):
+    assert generate("a red ring", "--quiet") == 0
+    resaved(tmp_path, pictures_per_batch=3)
+    assert generate("--from-png", "changed.png", "-o", "x.png", "--quiet") == 0
+    assert settings_from_png(tmp_path / "x.png")["pictures_per_batch"] == 3
 
 
 def test_cut_prompts_are_warned_about_on_one_line(generate, capsys):

@@ -134,7 +134,8 @@ def test_a_bundle_without_targets(root, capsys):
     manifest = Manifest.from_bytes((root / "manifest.json").read_bytes())
     (root / "manifest.json").write_bytes(dataclasses.replace(manifest, targets=()).to_bytes())
     assert main([str(root), "--no-verify"]) == 0
-    assert "none: add one with fam-export" in capsys.readouterr().out
+    command = f"fam-export --model PATH_TO_fake --scale 2 --output {root}"
+    assert f"none: add one with {command}" in capsys.readouterr().out
 
 
 def test_units():

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fam_runtime.bundle import Defaults, FileRecord, GeneratorInfo, Manifest
+from fam_runtime.bundle import (
+    Defaults,
+    FileRecord,
+    GeneratorInfo,
+    Manifest,
+    UpsampleInfo,
+    export_command,
+)
+from fam_runtime.bundle.manifest_parts import FrequencyModulationInfo
 from fam_runtime.errors import (
     BundleDamaged,
     BundleError,
@@ -326,5 +336,36 @@ def test_targets_by_size_and_scale(manifest):
         (lambda: manifest.target_for_scale(3), "--scale 3"),
         (lambda: manifest.target_for_scale((4.0, 2.0)), "--size 256x128"),
     ):
-        with pytest.raises(TargetNotBuilt, match=rf"128x256 \(scale 2x4\).*fam-export {fix}"):
+        with pytest.raises(TargetNotBuilt, match=rf"128x256 \(scale 2x4\).*fam-export .*{fix}$"):
             call()
+
+
+def test_the_export_command_repeats_what_is_not_default(manifest):
+    assert export_command(manifest, "--scale 3") == "fam-export --model PATH_TO_fake --scale 3"
+    other = dataclasses.replace(
+        manifest,
+        model=dataclasses.replace(manifest.model, name="my model", guidance=False),
+        taps=dataclasses.replace(manifest.taps, form="maps"),
+        frequency_modulation=FrequencyModulationInfo(cutoff_reference="native"),
+        upsample=UpsampleInfo(space="pixel", mode="nearest"),
+        size_conditions="native",
+    )
+    assert shlex.split(export_command(other, "--size 64x128", Path("/a b/c"))) == [
+        *("fam-export", "--model", "PATH_TO_my model", "--size", "64x128", "--output", "/a b/c"),
+        *("--no-guidance", "--taps", "maps", "--fm-cutoff", "native", "--upsample", "nearest"),
+        *("--upsample-space", "pixel", "--size-conditions", "native"),
+    ]
+    demo = dataclasses.replace(manifest, model=dataclasses.replace(manifest.model, name="demo"))
+    assert export_command(demo, "--scale 4", Path("d")) == "fam-export --scale 4 --output d"
+
+
+def test_the_export_command_is_one_that_fam_export_takes(manifest):
+    from fam_export.cli import argument_parser, options_from
+    from fam_export.options import ExportOptions
+
+    words = shlex.split(export_command(manifest, "--scale 3", Path("out")))
+    assert options_from(argument_parser().parse_args(words[1:])) == ExportOptions()
+    other = dataclasses.replace(manifest, upsample=UpsampleInfo("pixel", "bilinear"))
+    words = shlex.split(export_command(other, "--scale 3", Path("out")))
+    options = options_from(argument_parser().parse_args(words[1:]))
+    assert options == ExportOptions(upsample_space="pixel", upsample_mode="bilinear")

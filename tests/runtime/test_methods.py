@@ -120,3 +120,29 @@ def test_am_strength():
 def test_unknown_method_lists_the_known():
     with pytest.raises(InvalidRequest, match=r"got 'fa' .* fam or fm or am"):
         method_named("fa")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("ddim", "DDIMScheduler"), ("euler", "EulerDiscreteScheduler")]
+)
+def test_a_constant_reference_is_the_same_data_here_and_in_the_pytorch_reference(
+    monkeypatch, name, kind
+):
+    """Euler keeps latents divided by sqrt(abar); the model must see z̃_0 itself in both."""
+    torch, diffusers = pytest.importorskip("torch"), pytest.importorskip("diffusers")
+    from fam_graph.reference import pipeline as reference
+
+    config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    plan = make_plan(name, NoiseSchedule.from_config(config), 5)
+    scheduler = getattr(diffusers, kind).from_config(config)
+    scheduler.set_timesteps(5)
+    monkeypatch.setattr(reference, "modulate_frequencies_fft", lambda z, clean, k: clean)
+    request = reference.ReferenceRequest([""], (8, 8), (16, 16), method="constant-lf")
+    clean = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    t = scheduler.timesteps[0]
+    seen = reference.modulate_latent(request, scheduler, clean, clean, clean, t)
+    signal = reference_coefficients(METHODS["constant-lf"], plan.steps[0])
+    expected = signal[StepCoefficient.REFERENCE_SIGNAL] * clean.numpy()
+    assert np.allclose(seen.numpy(), expected, rtol=1e-5)
+    data = scheduler.scale_model_input(seen, t).numpy()
+    assert np.allclose(data, clean.numpy(), rtol=1e-5)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import time
 import warnings
+import weakref
 
 import numpy as np
 import pytest
 
 from fam_runtime import FamPipeline
+from fam_runtime.backends.onnxruntime import OnnxruntimeBackend
+from fam_runtime.backends.onnxruntime.runner import OnnxruntimeRunner
 from fam_runtime.bundle import KernelTables
 from fam_runtime.errors import Cancelled, InvalidRequest, NumericError, TargetNotBuilt
 from fam_runtime.methods import METHODS
-from fam_runtime.pipeline import GuidanceCost
+from fam_runtime.pipeline import GuidanceCost, NegativePromptUnused
 from fam_runtime.prompt import PromptTruncated
 from tests.runtime.fake_bundle import write_bundle
 
@@ -165,6 +169,20 @@ def test_guidance_of_one_or_less_is_none_and_says_that_it_pays_double(pipe):
         assert np.array_equal(latents(pipe, guidance_scale=0.0, negative_prompt=None), one)
 
 
+def test_a_negative_prompt_without_guidance_is_warned_about(pipe, tmp_path):
+    with pytest.warns(NegativePromptUnused, match="no effect: guidance_scale is 1 or less"):
+        pipe("a red ring", "a cat", guidance_scale=1.0)
+    root = write_bundle(tmp_path / "plain", guidance=False)
+    with (
+        FamPipeline.from_pretrained(root, progress=False) as other,
+        pytest.warns(NegativePromptUnused, match="no effect: .* exported without guidance"),
+    ):
+        other("a red ring", "a cat")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pipe("a red ring", "a cat", guidance_scale=2.0)
+
+
 def test_bundle_without_guidance(tmp_path):
     root = write_bundle(tmp_path / "plain", guidance=False)
     with FamPipeline.from_pretrained(root, progress=False) as pipe, warnings.catch_warnings():
@@ -217,7 +235,86 @@ def test_interrupt_stops(pipe):
     with pytest.raises(Cancelled, match="was stopped"):
         pipe("a red ring", callback_on_step_end=stop)
     assert steps == [0, 1]
+    assert not pipe.interrupt
     assert pipe("a red ring").images  # the next call starts afresh
+
+
+def test_an_interrupt_before_the_first_step_stops_too(pipe):
+    steps = []
+    pipe.interrupt = True  # as another thread does while the call begins
+    with pytest.raises(Cancelled, match="was stopped"):
+        pipe("a red ring", callback_on_step_end=lambda *arguments: steps.append(arguments))
+    assert steps == []
+    assert not pipe.interrupt
+    pipe.interrupt = True
+    with pytest.raises(InvalidRequest):
+        pipe("")
+    assert not pipe.interrupt
+
+
+def test_latents_of_a_callback_are_a_copy_and_count_when_returned(pipe):
+    plain = latents(pipe)
+
+    def scribble(pipeline, index, timestep, kwargs):
+        kwargs["latents"][:] = 0
+
+    assert np.array_equal(latents(pipe, callback_on_step_end=scribble), plain)
+
+    def scribble_and_return(pipeline, index, timestep, kwargs):
+        kwargs["latents"][:] = 0
+        return kwargs if kwargs["stage"] == "target" and index == 3 else None
+
+    assert not latents(pipe, callback_on_step_end=scribble_and_return).any()
+
+
+@pytest.mark.parametrize(
+    ("returned", "text"),
+    [
+        (3, "no dictionary .* got 'int'"),
+        (np.zeros(3), "no dictionary .* got 'ndarray'"),
+        ({"latents": "x"}, "latents that are no numbers"),
+    ],
+)
+def test_what_a_callback_returns_is_checked(pipe, returned, text):
+    with pytest.raises(InvalidRequest, match=text):
+        pipe("a red ring", callback_on_step_end=lambda *_: returned)
+
+
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_the_report_counts_the_loading_of_every_graph(root, monkeypatch, low_memory):
+    loads = []
+
+    def slow_load(self, bundle, graph, load=OnnxruntimeBackend.load):
+        loads.append(graph)
+        time.sleep(0.02)
+        return load(self, bundle, graph)
+
+    monkeypatch.setattr(OnnxruntimeBackend, "load", slow_load)
+    with FamPipeline.from_pretrained(root, progress=False, low_memory=low_memory) as pipe:
+        for _ in range(2):
+            before, loads[:] = pipe._pool.load_seconds, []
+            seconds = pipe("a red ring", num_images_per_prompt=3).report["seconds"]
+            assert seconds["load"] == pipe._pool.load_seconds - before
+            assert seconds["load"] >= 0.02 * len(loads)
+            assert loads.count("vae_decoder/model.onnx") <= 1
+
+
+def test_taps_are_freed_as_they_are_handed_out(root, monkeypatch):
+    made, alive = [], []
+
+    def run(self, feeds, outputs=None, run=OnnxruntimeRunner.run):
+        values = run(self, feeds, outputs)
+        made.extend(
+            weakref.ref(v) for name, v in values.items() if name.startswith("attention_query.")
+        )
+        if self.graph.startswith("unet/target"):
+            alive.append(sum(reference() is not None for reference in made))
+        return values
+
+    monkeypatch.setattr(OnnxruntimeRunner, "run", run)
+    with FamPipeline.from_pretrained(root, progress=False) as pipe:
+        pipe("a red ring", native_attention="store", num_inference_steps=4)
+    assert alive == [4, 3, 2, 1]  # the ones in use count
 
 
 @pytest.mark.parametrize(
@@ -244,8 +341,35 @@ def test_interrupt_stops(pipe):
         ({"scale": 2, "height": 128, "width": 128}, "both a scale and a size"),
         ({"height": 128}, "half of a size"),
         ({"scale": -1}, "scale is out of range .* got -1"),
-        ({"height": 130, "width": 128}, "cannot make this size .* got '130x128' .* 64 pixels"),
-        ({"guidance_scale": float("nan")}, "guidance_scale is not a number"),
+        (
+            {"height": 130, "width": 128},
+            "cannot make this size .* got '130x128 pix.* of 64 pixels",
+        ),
+        ({"height": 64, "width": 64}, "above the native 64x64 and up to 512x512"),
+        ({"scale": 0.5}, "cannot make this size .* got 'scale 0.5 .32x32 pixels.' .* have|has"),
+        ({"scale": 9}, "cannot make this size .* up to 512x512 .* the bundle has 128x128"),
+        ({"scale": 2.3}, "cannot make this size .* got 'scale 2.3 .147x147"),
+        ({"scale": [2, 4]}, r"scale is out of range .* got \[2, 4\] .* a tuple"),
+        ({"scale": (2, 4, 2)}, "scale is out of range"),
+        ({"scale": 10**400}, "scale is out of range"),
+        ({"scale": "2"}, "scale is out of range"),
+        ({"height": "128", "width": 128}, "height is out of range .* got '128'"),
+        ({"height": 128, "width": 128.0}, "width is out of range"),
+        ({"guidance_scale": float("nan")}, "guidance_scale is out of range"),
+        ({"guidance_scale": float("inf")}, "guidance_scale is out of range"),
+        ({"guidance_scale": -1}, "guidance_scale is out of range .* got -1 .* from 0 to 1000"),
+        ({"guidance_scale": 10**400}, "guidance_scale is out of range"),
+        ({"guidance_scale": "7"}, "guidance_scale is out of range .* got '7'"),
+        ({"guidance_scale": [7]}, "guidance_scale is out of range"),
+        ({"am_strength": "1"}, "am_strength is out of range"),
+        ({"num_inference_steps": 10**400}, "num_inference_steps is out of range"),
+        ({"memory_budget_bytes": "1G"}, "memory_budget_bytes is out of range .* got '1G'"),
+        ({"memory_budget_bytes": -1}, "memory_budget_bytes is out of range .* at least 0"),
+        ({"pictures_per_batch": 1.5}, "pictures_per_batch is out of range"),
+        ({"tile": "big"}, "tile is out of range"),
+        ({"scheduler": ["ddim"]}, "scheduler is not a text"),
+        ({"noise": ["torch-cpu"]}, "noise is not a text"),
+        ({"method": ["fam"]}, "method is not a text"),
         ({"seed": 2**64}, "seed is out of range"),
         ({"seed": "x"}, "got 'x'"),
         ({"tile": 3}, "VAE tile is too small"),
@@ -264,9 +388,18 @@ def test_a_size_that_is_not_built_says_how_to_add_it(pipe, root):
     message = str(caught.value)
     assert "scale 3" in message
     assert "128x128 (scale 2)" in message
-    assert f"fam-export --scale 3 --model fake --output {root}" in message
-    with pytest.raises(TargetNotBuilt, match="--size 192x256"):
+    assert f"fam-export --model PATH_TO_fake --scale 3 --output {root}" in message
+    with pytest.raises(TargetNotBuilt, match=r"--size 192x256 --output \S*$"):
         pipe("a red ring", height=192, width=256)
+    with pytest.raises(TargetNotBuilt, match=r"scale 3x5 .192x320 pixels. .* --scale 3x5 "):
+        pipe("a red ring", scale=(3, 5))
+
+
+def test_a_scale_means_the_same_as_its_size(pipe):
+    for scale in (2, 2.0, (2, 2), np.float32(2), 2 + 1e-9):
+        assert pipe("a red ring", scale=scale).images[0].size == (128, 128)
+    with pytest.raises(InvalidRequest, match="cannot make this size"):
+        pipe("a red ring", scale=2.001)
 
 
 def test_an_over_long_prompt_warns_what_is_cut(pipe):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -70,6 +72,50 @@ def test_any_text_gives_77_ids(tokenizer, text):
     ids, cut = tokenizer.input_ids(text)
     assert ids.shape == (1, 77)
     assert cut in text
+
+
+ODD_TEXTS = [
+    "a photo of a cat",
+    "  leading,   inner\tand\n trailing white  ",
+    "UPPER Case",
+    "don't we'll I'd you've she's they're",
+    "3.14 x 2026 = many",
+    "naïve café — “quoted” …",
+    "e\u0301 and \u00e9",
+    "日本語の文字",
+    "emoji 🐈‍⬛ here",
+    "(cat:1.3), [dog], {bird}",
+    "<|endoftext|> in the middle <|startoftext|>",
+    "a!!! b???",
+    "cat " * 100,
+    "",
+    "under_score snake__case",
+]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """transformers' tokenizer and ours, from the files that a checkpoint has."""
+    from transformers import CLIPTokenizer
+
+    root = tmp_path_factory.mktemp("clip")
+    write_tokenizer(root / "fake.json")
+    model = json.loads((root / "fake.json").read_text("utf-8"))["model"]
+    merges = [("c", "a"), ("ca", "t</w>")]
+    return lambda pad: CLIPTokenizer(model["vocab"], merges, pad_token=pad)
+
+
+@pytest.mark.parametrize("pad", ["<|endoftext|>", "!"])
+@pytest.mark.parametrize("text", ODD_TEXTS)
+def test_ids_are_those_of_transformers(clip, tmp_path, pad, text):
+    theirs = clip(pad)
+    theirs.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
+    info = Info(0)
+    info.bos_token_id, info.eos_token_id = theirs.bos_token_id, theirs.eos_token_id
+    info.pad_token_id = theirs.pad_token_id
+    ours, _ = PromptTokenizer(FolderBundle(tmp_path), info).input_ids(text)
+    expected = theirs(text, padding="max_length", max_length=77, truncation=True).input_ids
+    assert ours.tolist() == [expected]
 
 
 def test_a_damaged_tokenizer_is_a_message(tmp_path):

@@ -146,3 +146,38 @@ def test_configs_that_are_refused(config, message):
 
 def test_clip_sample_of_a_scheduler_that_ignores_it_is_no_error():
     NoiseSchedule.from_config({"_class_name": "EulerDiscreteScheduler", "clip_sample": True})
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"trained_betas": [1e-9, 0.01, 0.02]},
+        {"trained_betas": [1e-9] * 5},
+        {"trained_betas": [1e-9] * 5, "rescale_betas_zero_snr": True},
+        {"trained_betas": [0.999] * 20},
+        {"trained_betas": [0.999] * 20, "rescale_betas_zero_snr": True},
+        {"trained_betas": [0.01, 0.02, 1e-12, 1e-12], "rescale_betas_zero_snr": True},
+    ],
+)
+def test_a_timestep_without_noise_or_signal_is_refused(config):
+    with pytest.raises(InvalidRequest, match="without noise or without signal .* .alpha-bar from"):
+        NoiseSchedule.from_config(config)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"prediction_type": "x"},
+        {"thresholding": True},
+        {"clip_sample": True, "_class_name": "DDIMScheduler"},
+        {"beta_schedule": "x"},
+        {"trained_betas": [2.0, 3.0]},
+        {"num_train_timesteps": 1},
+        {"trained_betas": [1e-9] * 5},
+    ],
+)
+def test_the_advice_is_to_export_again_never_to_edit_the_bundle(config):
+    with pytest.raises(InvalidRequest) as caught:
+        NoiseSchedule.from_config(config)
+    assert "the checkpoint's scheduler_config.json" in caught.value.fix
+    assert caught.value.fix.endswith("export again")

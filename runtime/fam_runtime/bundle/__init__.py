@@ -1,5 +1,6 @@
 """Bundles: their manifest, reading them safely, publishing them at once (docs/bundle_format.md)."""
 
+from fam_runtime.bundle._export_command import export_command
 from fam_runtime.bundle.integrity import file_record, verify_file
 from fam_runtime.bundle.kernels import KernelTables
 from fam_runtime.bundle.manifest import (
@@ -54,6 +55,7 @@ __all__ = [
     "UpsampleInfo",
     "VaeInfo",
     "add_files",
+    "export_command",
     "file_record",
     "noise_schedule_from_config",
     "publish_directory",

@@ -113,6 +113,7 @@ def _model(at: JsonCursor) -> ModelInfo:
         vae_scaling_factor=at.member("vae_scaling_factor").number(1e-6, 1e6),
         size_multiple=at.member("size_multiple").integer(1, 4096),
         force_zeros_for_empty_prompt=at.member("force_zeros_for_empty_prompt").flag(),
+        checkpoint_sha256=_sha256(at.member("checkpoint_sha256")),
     )
 
 
@@ -231,7 +232,14 @@ def _dimension(at: JsonCursor) -> int | str:
 
 
 def _file_record(at: JsonCursor) -> FileRecord:
-    digest = at.member("sha256").value
+    return FileRecord(
+        bytes=at.member("bytes").integer(0, _MAX_FILE_BYTES), sha256=_sha256(at.member("sha256"))
+    )
+
+
+def _sha256(at: JsonCursor) -> str:
+    """A SHA-256 as text."""
+    digest = at.value
     if not isinstance(digest, str) or not _SHA256.match(digest):
-        raise at.member("sha256").wrong("64 lower-case hexadecimal digits")
-    return FileRecord(bytes=at.member("bytes").integer(0, _MAX_FILE_BYTES), sha256=digest)
+        raise at.wrong("64 lower-case hexadecimal digits")
+    return digest

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fam_runtime.bundle._cross_checks import check_references
+from fam_runtime.bundle._export_command import export_command
 from fam_runtime.bundle._json_cursor import JsonCursor
 from fam_runtime.bundle._manifest_parsing import manifest_fields
 from fam_runtime.bundle._noise_schedule import (
@@ -139,16 +140,6 @@ class Manifest:
         """SHA-256 of `to_bytes()`: the bundle hash of a bundle with this manifest."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
-    @property
-    def available_sizes(self) -> tuple[PixelSize, ...]:
-        """The sizes the bundle generates at, native first."""
-        return (self.native, *(target.size for target in self.targets))
-
-    @property
-    def available_scales(self) -> tuple[tuple[float, float], ...]:
-        """Factors (height, width) of the targets, in their order."""
-        return tuple(self.scale_of(target) for target in self.targets)
-
     def scale_of(self, target: Target) -> tuple[float, float]:
         """The factors (height, width) by which `target` is larger than the native size."""
         return (target.height / self.native.height, target.width / self.native.width)
@@ -194,7 +185,7 @@ class Manifest:
         return TargetNotBuilt(
             f"the bundle has no target for {wanted}",
             expected=f"one of {sizes}" if sizes else "a bundle with targets (this one has none)",
-            fix=f"add it with fam-export {option}",
+            fix=f"add it with {export_command(self, option)}",
         )
 
 

@@ -72,6 +72,7 @@ class ModelInfo:
     vae_scaling_factor: float = 0.18215
     size_multiple: int = 64
     force_zeros_for_empty_prompt: bool = False
+    checkpoint_sha256: str = "0" * 64
 
     @property
     def tap_dtype(self) -> TensorDtype:

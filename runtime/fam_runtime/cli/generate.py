@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fam_runtime.errors import InvalidRequest
+from fam_runtime.errors import InvalidRequest, storage_error_from
 from fam_runtime.methods import DEFAULT_METHOD, METHODS
 from fam_runtime.native_attention import NATIVE_ATTENTION_MODES
 
@@ -77,6 +78,11 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--memory-budget", type=bytes_from_text, metavar="SIZE", help="for auto: such as 800M or 4G"
     )
+    group.add_argument(
+        "--no-verify",
+        action="store_true",
+        help="compare sizes only; do not hash the bundle's files",
+    )
     group.add_argument("--quiet", action="store_true", help="no bars, no report; errors only")
 
 
@@ -88,7 +94,7 @@ def generate(arguments: argparse.Namespace) -> int:
     """
     from fam_runtime.pipeline import FamPipeline
 
-    request, expected_hash = request_from_arguments(arguments)
+    request, settings = request_from_arguments(arguments)
     output = checked_output(arguments.output or DEFAULT_OUTPUT)
     with (
         warnings_on_one_line(),
@@ -98,38 +104,46 @@ def generate(arguments: argparse.Namespace) -> int:
             provider=arguments.provider,
             num_threads=arguments.threads,
             low_memory=arguments.low_memory,
+            verify="size" if arguments.no_verify else "full",
             progress=not arguments.quiet,
         ) as pipe,
     ):
-        if expected_hash is not None and expected_hash != pipe.bundle.hash:
-            warnings.warn(
-                f"{arguments.from_png} was made with another bundle ({expected_hash[:12]}): "
-                "the picture will differ",
-                stacklevel=1,
-            )
+        if settings is not None:
+            _warn_of_differences(pipe, settings, arguments.from_png)
         result = pipe(**request)
         _write(pipe, result, output, arguments)
     return 0
 
 
-def request_from_arguments(arguments: argparse.Namespace) -> tuple[dict[str, Any], str | None]:
-    """Arguments of the pipeline, and the hash of the bundle that a `--from-png` picture names.
+def _warn_of_differences(pipe: FamPipeline, settings: dict[str, Any], name: str) -> None:
+    from fam_runtime.settings import bundle_hash_from_settings, differences_from_settings
+
+    expected_hash = bundle_hash_from_settings(settings)
+    if expected_hash is not None and expected_hash != pipe.bundle.hash:
+        warnings.warn(
+            f"{name} was made with another bundle ({expected_hash[:12]}): the picture will differ",
+            stacklevel=1,
+        )
+    for sentence in differences_from_settings(settings, pipe.made_with):
+        warnings.warn(f"{name}: {sentence}", stacklevel=1)
+
+
+def request_from_arguments(
+    arguments: argparse.Namespace,
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Arguments of the pipeline, and the settings of a `--from-png` picture.
 
     Raises:
         InvalidRequest: there is no prompt, or the picture's settings cannot be used.
     """
     from fam_runtime.picture import settings_from_png
-    from fam_runtime.settings import (
-        arguments_from_settings,
-        bundle_hash_from_settings,
-    )
+    from fam_runtime.settings import arguments_from_settings
 
     request: dict[str, Any] = {"seed": None}
-    expected_hash = None
+    settings = None
     if arguments.from_png is not None:
         settings = settings_from_png(arguments.from_png)
         request = arguments_from_settings(settings)
-        expected_hash = bundle_hash_from_settings(settings)
         if arguments.method is not None:
             request.pop("am_strength")  # it belongs to the picture's own method
         if arguments.scale is not None or arguments.size is not None:
@@ -142,7 +156,7 @@ def request_from_arguments(arguments: argparse.Namespace) -> tuple[dict[str, Any
             fix="say what to draw",
         )
     request |= {key: value for key, value in _given(arguments).items() if value is not None}
-    return request, expected_hash
+    return request, settings
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -172,6 +186,7 @@ def checked_output(text: str) -> Path:
 
     Raises:
         InvalidRequest: it is no name of a PNG in a folder that exists.
+        StorageError: the folder may not be written.
     """
     path = Path(text)
     if path.suffix.lower() != ".png" or path.is_dir():
@@ -188,6 +203,11 @@ def checked_output(text: str) -> Path:
             expected="an existing folder",
             fix=f"mkdir -p {path.parent}",
         )
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise storage_error_from(error, path) from error
     return path
 
 

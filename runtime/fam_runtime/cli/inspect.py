@@ -62,22 +62,14 @@ def inspect_bundle(arguments: argparse.Namespace) -> int:
 
 def damage_of(bundle: Bundle, *, contents: bool) -> dict[str, BundleError]:
     """What is wrong with each file of the bundle; a bar shows how far the hashing is."""
-    from tqdm import tqdm
+    from fam_runtime.progress import hashing_bar
 
     damage: dict[str, BundleError] = {}
     total = sum(record.bytes for record in bundle.manifest.files.values())
-    with tqdm(
-        total=total,
-        desc="checking",
-        unit="B",
-        unit_scale=True,
-        file=sys.stderr,
-        leave=False,
-        disable=None if contents else True,
-    ) as bar:
+    with hashing_bar(total, shown=contents) as bar:
         for name in bundle.manifest.files:
             try:
-                bundle.check_file(name, contents=contents, progress=bar.update)
+                bundle.check_file(name, contents=contents, progress=bar)
             except BundleError as error:
                 damage[name] = error
     return damage
@@ -104,6 +96,8 @@ def description(bundle: Bundle, damage: dict[str, BundleError], *, contents: boo
         damage: from :func:`damage_of`; sizes in memory are left out (null) where it hides them.
         contents: whether files were hashed, or their sizes compared only.
     """
+    from fam_runtime.bundle import export_command
+
     manifest = bundle.manifest
     plain: Document = json.loads(manifest.to_bytes())
     shared = {
@@ -123,6 +117,7 @@ def description(bundle: Bundle, damage: dict[str, BundleError], *, contents: boo
         "model": plain["model"],
         "native": {**plain["native"], "latent": _latent(bundle, manifest.native)},
         "targets": [_target(bundle, index, shared) for index in range(len(manifest.targets))],
+        "add_target_command": export_command(manifest, "--scale 2", bundle.root),
         "taps": plain["taps"],
         "frequency_modulation": plain["frequency_modulation"],
         "upsample": plain["upsample"],
@@ -303,7 +298,7 @@ def _targets_section(document: Document) -> str:
     from fam_runtime.bundle import scale_text
 
     if not document["targets"]:
-        return "targets\n  none: add one with fam-export --scale 2"
+        return f"targets\n  none: add one with {document['add_target_command']}"
     rows = [("size", "scale", "latent", "weights to load", "with --low-memory")]
     for target in document["targets"]:
         height, width = target["scale"]

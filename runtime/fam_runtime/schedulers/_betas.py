@@ -40,7 +40,7 @@ def betas_from_config(config: Mapping[str, Any]) -> Float32Array:
             "num_train_timesteps in the scheduler config is too small",
             got=steps,
             expected="at least 2",
-            fix="correct scheduler/scheduler_config.json",
+            fix="correct the checkpoint's scheduler_config.json and export again",
         )
     start, end = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
     name = config.get("beta_schedule", "linear")
@@ -57,14 +57,14 @@ def betas_from_config(config: Mapping[str, Any]) -> Float32Array:
             "unknown beta_schedule in the scheduler config",
             got=name,
             expected=" or ".join(_BETA_SCHEDULES) + ", or trained_betas",
-            fix="correct scheduler/scheduler_config.json",
+            fix="correct the checkpoint's scheduler_config.json and export again",
         )
     if betas.ndim != 1 or len(betas) < 2 or not ((betas > 0) & (betas < 1)).all():
         raise InvalidRequest(
             "the betas of the scheduler config are no noise schedule",
             got=f"shape {betas.shape}, {betas.min(initial=1)} to {betas.max(initial=0)}",
             expected="at least two values, each above 0 and below 1",
-            fix="correct scheduler/scheduler_config.json",
+            fix="correct the checkpoint's scheduler_config.json and export again",
         )
     return betas
 
@@ -76,10 +76,28 @@ def alphas_cumprod_from_betas(
 
     With `zero_terminal_snr`, sqrt(abar) is shifted and scaled so that its last value is 0 and its
     first one stays (Lin et al., arXiv 2305.08891, Algorithm 1).
+
+    Raises:
+        InvalidRequest: abar rounds to 1 or to 0 where no zero is asked for.
     """
+    alphas_cumprod = _cumulative_product(np.float32(1) - betas)
+    _check_alphas_cumprod(alphas_cumprod)
     if zero_terminal_snr:
         betas = _betas_with_zero_terminal_snr(betas)
-    return _cumulative_product(np.float32(1) - betas).astype(np.float64)
+        alphas_cumprod = _cumulative_product(np.float32(1) - betas)
+        _check_alphas_cumprod(alphas_cumprod[:-1])
+    return alphas_cumprod.astype(np.float64)
+
+
+def _check_alphas_cumprod(alphas_cumprod: Float32Array) -> None:
+    """Samplers divide by signal and noise: neither may be exactly 0, but for zero terminal SNR."""
+    if not ((alphas_cumprod > 0) & (alphas_cumprod < 1)).all():
+        raise InvalidRequest(
+            "the betas of the scheduler config leave a timestep without noise or without signal",
+            got=f"alpha-bar from {alphas_cumprod[0]} to {alphas_cumprod[-1]}",
+            expected="float32 values above 0 and below 1 at every timestep",
+            fix="correct the checkpoint's scheduler_config.json and export again",
+        )
 
 
 def _linspace(start: float, end: float, steps: int) -> Float32Array:

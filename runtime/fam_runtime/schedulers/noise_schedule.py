@@ -131,7 +131,7 @@ def _require_choice(key: str, value: object, choices: tuple[str, ...]) -> None:
             f"unknown {key} in the scheduler config",
             got=value,
             expected=" or ".join(choices),
-            fix="correct scheduler/scheduler_config.json",
+            fix="correct the checkpoint's scheduler_config.json and export again",
         )
 
 
@@ -143,7 +143,7 @@ def _refuse_unsupported(config: Mapping[str, Any]) -> None:
                 f"the scheduler config sets {key}, which no sampler here reproduces",
                 got=value,
                 expected=" or ".join(str(choice) for choice in off),
-                fix=f"remove {key} from scheduler/scheduler_config.json",
+                fix=f"remove {key} from the checkpoint's scheduler_config.json and export again",
             )
     class_name = str(config.get("_class_name", ""))
     if config.get("clip_sample") and class_name.startswith(("DDIM", "DDPM")):
@@ -151,5 +151,5 @@ def _refuse_unsupported(config: Mapping[str, Any]) -> None:
             "the scheduler config sets clip_sample, which is made for pixels, not for latents",
             got=True,
             expected="false",
-            fix="set clip_sample to false in scheduler/scheduler_config.json",
+            fix="set clip_sample to false in the checkpoint's scheduler_config.json, export again",
         )

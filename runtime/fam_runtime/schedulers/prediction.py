@@ -29,6 +29,7 @@ def data_prediction(
             "epsilon prediction has no data prediction at zero signal-to-noise ratio",
             got="rescale_betas_zero_snr with prediction_type epsilon",
             expected="prediction_type v_prediction",
-            fix="correct scheduler/scheduler_config.json or use --scheduler euler",
+            fix="correct the checkpoint's scheduler_config.json and export again, or "
+            "use --scheduler euler",
         )
     return 1.0 / alpha, -sigma / alpha

@@ -47,7 +47,7 @@ class OnnxruntimeBackend(Backend):
     ) -> None:
         self.settings = SessionSettings(provider, num_threads, low_memory)
         self._runtime = import_onnxruntime()
-        self._weights: dict[str, SharedWeights] = {}
+        self._weights: dict[tuple[str, str], SharedWeights] = {}
 
     def load(self, bundle: Bundle, graph: str) -> Runner:
         """Load a graph; see :meth:`fam_runtime.backends.base.Backend.load`."""
@@ -89,6 +89,7 @@ class OnnxruntimeBackend(Backend):
         names = [posixpath.join(folder, name) for name in (_WEIGHTS, _WEIGHTS_INDEX)]
         if any(name not in bundle.manifest.files for name in names):
             return None
-        if folder not in self._weights:
-            self._weights[folder] = SharedWeights(*(bundle.path(name) for name in names))
-        return self._weights[folder]
+        key = (bundle.hash, folder)
+        if key not in self._weights:
+            self._weights[key] = SharedWeights(*(bundle.path(name) for name in names))
+        return self._weights[key]

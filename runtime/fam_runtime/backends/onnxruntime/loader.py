@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from fam_runtime.errors import BackendError, InvalidRequest
+from fam_runtime.bundle import TENSOR_DTYPE_BYTES
+from fam_runtime.errors import BackendError, BundleDamaged, InvalidRequest
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 Provider = Literal["cpu", "cuda"]
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_LOG_ERRORS_ONLY = 3
+LOG_NOTHING_BUT_CRASHES = 4
+"""Errors reach the caller as exceptions; the library would print them as well."""
+
 _TENSOR_ALIGNMENT_BYTES = 64
 _MAX_SHARED_TENSORS = 1_000_000
 
@@ -37,7 +40,7 @@ def import_onnxruntime() -> Any:
             expected="an installed onnxruntime",
             fix="pip install fam-diffusion[cpu] (or fam-diffusion[cuda] for a GPU)",
         ) from error
-    onnxruntime.set_default_logger_severity(_LOG_ERRORS_ONLY)
+    onnxruntime.set_default_logger_severity(LOG_NOTHING_BUT_CRASHES)
     return onnxruntime
 
 
@@ -83,15 +86,18 @@ class SharedWeights:
         index: ``weights.json``: name to dtype, shape, offset and bytes.
 
     Raises:
-        BackendError: the index does not fit the file.
+        BundleDamaged: the index cannot be read, or does not fit the file.
     """
 
     def __init__(self, weights: Path, index: Path) -> None:
         runtime = import_onnxruntime()
-        entries = json.loads(index.read_text("utf-8"))
+        try:
+            entries = json.loads(index.read_text("utf-8"))
+            self._memory = np.memmap(weights, dtype=np.uint8, mode="r")
+        except (ValueError, RecursionError) as error:  # no JSON; an empty file cannot be mapped
+            raise _bad_index(index, str(error)) from error
         if not isinstance(entries, dict) or len(entries) > _MAX_SHARED_TENSORS:
             raise _bad_index(index, type(entries).__name__)
-        self._memory = np.memmap(weights, dtype=np.uint8, mode="r")
         self._values = {
             name: runtime.OrtValue.ortvalue_from_numpy(self._tensor(index, name, entry))
             for name, entry in entries.items()
@@ -104,17 +110,23 @@ class SharedWeights:
 
     def _tensor(self, index: Path, name: str, entry: dict[str, Any]) -> np.ndarray[Any, Any]:
         try:
-            dtype, shape = np.dtype(str(entry["dtype"])), tuple(map(int, entry["shape"]))
+            if entry["dtype"] not in TENSOR_DTYPE_BYTES:
+                raise ValueError("unknown dtype")
+            dtype, shape = np.dtype(entry["dtype"]), tuple(map(int, entry["shape"]))
             offset, size = int(entry["offset"]), int(entry["bytes"])
-            if offset < 0 or offset % _TENSOR_ALIGNMENT_BYTES or offset + size > self._memory.size:
+            if (
+                min(offset, size) < 0
+                or offset % _TENSOR_ALIGNMENT_BYTES
+                or offset + size > self._memory.size
+            ):
                 raise ValueError("outside of the file")
             return self._memory[offset : offset + size].view(dtype).reshape(shape)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise _bad_index(index, f"{name}: {entry}") from error
 
 
-def _bad_index(index: Path, got: str) -> BackendError:
-    return BackendError(
+def _bad_index(index: Path, got: str) -> BundleDamaged:
+    return BundleDamaged(
         f"{index.name} does not describe the weights beside it",
         got=got,
         expected="name to dtype, shape, offset and bytes",
@@ -162,7 +174,7 @@ class SessionFromOnnx:
 
     def _options(self, runtime: Any) -> onnxruntime.SessionOptions:
         options = runtime.SessionOptions()
-        options.log_severity_level = _LOG_ERRORS_ONLY
+        options.log_severity_level = LOG_NOTHING_BUT_CRASHES
         # Fixed, because the level decides which operators are fused and so the last bits.
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL

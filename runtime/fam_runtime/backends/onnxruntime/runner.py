@@ -9,6 +9,7 @@ import numpy as np
 
 from fam_runtime.backends.base import Runner, Value, Values
 from fam_runtime.backends.onnxruntime.loader import (
+    LOG_NOTHING_BUT_CRASHES,
     Provider,
     error_from_onnxruntime,
     import_onnxruntime,
@@ -55,6 +56,7 @@ class OnnxruntimeRunner(Runner):
         self._provider = provider
         self._dtypes = {output.name: np.dtype(output.dtype) for output in spec.outputs}
         self._run_options: Any = import_onnxruntime().RunOptions()
+        self._run_options.log_severity_level = LOG_NOTHING_BUT_CRASHES
         # A replayed native step wants the taps only: skip what comes after them.
         self._run_options.only_execute_path_to_fetches = True
 
@@ -78,7 +80,9 @@ class OnnxruntimeRunner(Runner):
             if isinstance(value, DeviceValue):
                 binding.bind_ortvalue_input(name, value.memory)
             else:
-                binding.bind_cpu_input(name, np.ascontiguousarray(np.asarray(value)))
+                array = np.asarray(value)
+                # ascontiguousarray makes a scalar a vector of one, which the graph refuses.
+                binding.bind_cpu_input(name, np.ascontiguousarray(array).reshape(array.shape))
         for name in outputs:
             binding.bind_output(name, self._provider)
         self._session.run_with_iobinding(binding, self._run_options)
