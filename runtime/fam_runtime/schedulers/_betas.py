@@ -132,5 +132,6 @@ def _betas_with_zero_terminal_snr(betas: Float32Array) -> Float32Array:
     first, last = root[0], root[-1]
     root = (root - last) * (first / (first - last))
     alphas_cumprod = root**2
-    ratios = alphas_cumprod[1:] / alphas_cumprod[:-1]
+    with np.errstate(divide="ignore", invalid="ignore"):  # a zero before the last is refused later
+        ratios = alphas_cumprod[1:] / alphas_cumprod[:-1]
     return np.float32(1) - np.concatenate([alphas_cumprod[:1], ratios])
