@@ -78,6 +78,29 @@ def test_bound_runs_take_scalars_and_arrays(bundle):
         assert np.array_equal(again[name].memory.numpy(), more[name])
 
 
+def test_bound_scalars_stay_scalars(bundle):
+    """onnxruntime lets [1] pass where this graph takes [], another graph's shapes would change."""
+    shapes = {}
+
+    class Binding:
+        def bind_cpu_input(self, name, array):
+            shapes[name] = array.shape
+
+        def bind_output(self, name, device):
+            pass
+
+        def get_outputs(self):
+            return []
+
+    feeds = native_feeds(bundle)
+    with open_backend("onnxruntime").load(bundle, NATIVE_GRAPH) as runner:
+        runner._session = SimpleNamespace(
+            io_binding=Binding, run_with_iobinding=lambda binding, options: None
+        )
+        runner._run_bound(feeds, ())
+    assert shapes == {name: array.shape for name, array in feeds.items()}
+
+
 def test_values_stay_the_callers(bundle):
     backend = open_backend("onnxruntime")
     with backend.load(bundle, "vae_decoder/model.onnx") as runner:

@@ -13,7 +13,7 @@ from fam_runtime import FamPipeline
 from fam_runtime.backends.onnxruntime import OnnxruntimeBackend
 from fam_runtime.backends.onnxruntime.runner import OnnxruntimeRunner
 from fam_runtime.bundle import KernelTables
-from fam_runtime.errors import Cancelled, InvalidRequest, NumericError, TargetNotBuilt
+from fam_runtime.errors import InvalidRequest, NumericError, TargetNotBuilt
 from fam_runtime.methods import METHODS
 from fam_runtime.pipeline import GuidanceCost, NegativePromptUnused
 from fam_runtime.prompt import PromptTruncated
@@ -199,85 +199,6 @@ def test_sdxl_no_negative_prompt_is_zeros_and_not_an_empty_text(tmp_path):
         assert not np.array_equal(latents(pipe), latents(pipe, negative_prompt=""))
         stored = latents(pipe, native_attention="store")
         assert np.array_equal(stored, latents(pipe, native_attention="replay"))
-
-
-def test_callback_sees_every_step_of_both_stages(pipe):
-    seen = []
-
-    def callback(pipeline, index, timestep, kwargs):
-        assert pipeline is pipe
-        seen.append((kwargs["stage"], index, timestep, kwargs["latents"].shape))
-        return kwargs
-
-    pipe("a red ring", callback_on_step_end=callback)
-    assert [s[:2] for s in seen] == [(s, i) for s in ("native", "target") for i in range(4)]
-    assert seen[0][2] == seen[4][2] > seen[1][2]
-    assert {s[3] for s in seen} == {(1, 4, 8, 8), (1, 4, 16, 16)}
-
-
-def test_callback_can_replace_the_latents(pipe):
-    def zero(pipeline, index, timestep, kwargs):
-        last = kwargs["stage"] == "target" and index == 3
-        return {"latents": np.zeros_like(kwargs["latents"])} if last else None
-
-    assert not latents(pipe, callback_on_step_end=zero).any()
-    with pytest.raises(InvalidRequest, match="latents of another shape"):
-        latents(pipe, callback_on_step_end=lambda *_: {"latents": np.zeros((1, 4, 2, 2))})
-
-
-def test_interrupt_stops(pipe):
-    steps = []
-
-    def stop(pipeline, index, timestep, kwargs):
-        steps.append(index)
-        pipeline.interrupt = index == 1
-
-    with pytest.raises(Cancelled, match="was stopped"):
-        pipe("a red ring", callback_on_step_end=stop)
-    assert steps == [0, 1]
-    assert not pipe.interrupt
-    assert pipe("a red ring").images  # the next call starts afresh
-
-
-def test_an_interrupt_before_the_first_step_stops_too(pipe):
-    steps = []
-    pipe.interrupt = True  # as another thread does while the call begins
-    with pytest.raises(Cancelled, match="was stopped"):
-        pipe("a red ring", callback_on_step_end=lambda *arguments: steps.append(arguments))
-    assert steps == []
-    assert not pipe.interrupt
-    pipe.interrupt = True
-    with pytest.raises(InvalidRequest):
-        pipe("")
-    assert not pipe.interrupt
-
-
-def test_latents_of_a_callback_are_a_copy_and_count_when_returned(pipe):
-    plain = latents(pipe)
-
-    def scribble(pipeline, index, timestep, kwargs):
-        kwargs["latents"][:] = 0
-
-    assert np.array_equal(latents(pipe, callback_on_step_end=scribble), plain)
-
-    def scribble_and_return(pipeline, index, timestep, kwargs):
-        kwargs["latents"][:] = 0
-        return kwargs if kwargs["stage"] == "target" and index == 3 else None
-
-    assert not latents(pipe, callback_on_step_end=scribble_and_return).any()
-
-
-@pytest.mark.parametrize(
-    ("returned", "text"),
-    [
-        (3, "no dictionary .* got 'int'"),
-        (np.zeros(3), "no dictionary .* got 'ndarray'"),
-        ({"latents": "x"}, "latents that are no numbers"),
-    ],
-)
-def test_what_a_callback_returns_is_checked(pipe, returned, text):
-    with pytest.raises(InvalidRequest, match=text):
-        pipe("a red ring", callback_on_step_end=lambda *_: returned)
 
 
 @pytest.mark.parametrize("low_memory", [False, True])
