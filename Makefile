@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 DEMO_BUNDLE := engines/demo
-DEMO_PROMPT := a red star on a grey background
+DEMO_PROMPT := a green triangle on a cream background
 DEMO_PICTURE := out/demo.png
 
 .PHONY: help demo test check format clean

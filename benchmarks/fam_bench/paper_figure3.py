@@ -102,7 +102,7 @@ class Study:
 
     def run(self, jobs: Sequence[Job]) -> dict[str, PictureScore]:
         """Scores of all jobs by key; pictures of the grid's prompts are kept as PNG."""
-        scores = self._finished()
+        scores = finished_scores(self.log)
         missing = [job for job in jobs if job.key not in scores]
         with self.log.open("a", encoding="utf-8") as log:
             for job in tqdm(missing, desc="pictures", disable=not missing):
@@ -153,17 +153,19 @@ class Study:
             )
         return self._tables[job.scale, cutoff]
 
-    def _finished(self) -> dict[str, PictureScore]:
-        if not self.log.exists():
-            return {}
-        scores = {}
-        for line in self.log.read_text(encoding="utf-8").splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue  # cut off by a kill; the picture is made again
-            scores[record.pop("key")] = PictureScore(**record)
-        return scores
+
+def finished_scores(log: Path) -> dict[str, PictureScore]:
+    """Scores in a log by key; a line that a kill cut off is left out, and made again."""
+    scores: dict[str, PictureScore] = {}
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        key = record.pop("key")
+        scores[key] = PictureScore(**record)
+    return scores
 
 
 def summaries(jobs: Sequence[Job], scores: dict[str, PictureScore]) -> Iterator[dict[str, Any]]:

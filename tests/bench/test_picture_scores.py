@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from fam_bench.paper_figure3 import VARIANTS, Job, full_prompts, markdown_table, summaries
+from fam_bench.paper_figure3 import (
+    VARIANTS,
+    Job,
+    finished_scores,
+    full_prompts,
+    markdown_table,
+    summaries,
+)
 from fam_bench.picture_scores import PictureScore, layout_distance, score_picture, true_scene
 from fam_export.demo.scenes import render
 
@@ -58,3 +69,12 @@ def test_summary_counts_pictures() -> None:
     assert rows[0]["one_object_right_shape"] == 0.5
     assert rows[0]["layout_distance"] == pytest.approx(0.2)
     assert "| 2x | direct | 50 % | 0.200 | 0.75 |" in markdown_table(rows)
+
+
+def test_a_log_that_was_cut_off_is_read_up_to_there(tmp_path: Path) -> None:
+    score = PictureScore(1, True, True, 0.1, 1.0)
+    line = json.dumps({"key": "2x fam 0", **asdict(score)})
+    log = tmp_path / "pictures.jsonl"
+    log.write_text(f"{line}\n{line[:20]}")
+    assert finished_scores(log) == {"2x fam 0": score}
+    assert finished_scores(tmp_path / "nothing") == {}

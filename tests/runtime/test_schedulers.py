@@ -143,7 +143,7 @@ def test_every_sampler_spacing_and_prediction(name, spacing, prediction, offset,
         error = compare(name, config, count)
         worst = max(worst, error)
         assert error < TOLERANCE, (count, error)
-    record_property("worst", worst)
+    record_property("worst", float(worst))
 
 
 @pytest.mark.parametrize(("name", "count"), list(product(SAMPLERS, (1, 3, 7, 30, 61, 333))))
