@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fam_bench.process_memory import peak_memory_bytes
 from fam_runtime.cli.errors import run_cli
 
 GIB = 1 << 30
@@ -73,7 +74,7 @@ def run_step(folder: Path, level: str, prepacking_off: str, limit_bytes: int, th
         folder / "step.onnx", options, providers=["CPUExecutionProvider"]
     )
     loaded = time.perf_counter()
-    after_load = peak_bytes()
+    after_load = peak_memory_bytes()
     with np.load(folder / "inputs.npz") as archive:
         feeds = {item.name: archive[item.name] for item in session.get_inputs()}
     begun_run = time.perf_counter()
@@ -83,13 +84,8 @@ def run_step(folder: Path, level: str, prepacking_off: str, limit_bytes: int, th
         raise SystemExit("the step gave NaN")
     print(
         f"{loaded - begun:.1f} s | {done - begun_run:.1f} s "
-        f"| {after_load / 1e9:.1f} GB | {peak_bytes() / 1e9:.1f} GB"
+        f"| {after_load / 1e9:.1f} GB | {peak_memory_bytes() / 1e9:.1f} GB"
     )
-
-
-def peak_bytes() -> int:
-    """Peak resident memory of this process."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def argument_parser() -> argparse.ArgumentParser:

@@ -1,6 +1,6 @@
 """What FM and AM add to a target step, and how the runtime compares with PyTorch, as ratios.
 
-``python -m fam_bench.step_cost BUNDLE`` times the contestants in turn within one run, A B C A B C,
+``python -m fam_bench.step_cost BUNDLE`` times the contestants in turn within one run, A B C C B A,
 so that a machine whose speed drifts favours none, and measures the peak memory of each in a process
 of its own. Ratios are to the plain target step: the same UNet exported at the same size without FM,
 AM and taps.
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from fam_bench.process_memory import peak_memory_bytes
 from fam_runtime.cli.errors import run_cli
 
 PLAIN = "plain step, ONNX Runtime"
@@ -60,7 +60,9 @@ class Workplace:
         from fam_export.probe import probe_inputs
 
         full, plain = self._definitions()
-        ir.save(onnx_model_from_definition(plain), self.folder / "plain.onnx")
+        # Weights beside the graph, as in a bundle, so that the memory compares.
+        model = onnx_model_from_definition(plain)
+        ir.save(model, self.folder / "plain.onnx", external_data="plain.bin")
         inputs = probe_inputs(full, {"B": 1}, seed=PROBE_SEED)
         arrays: dict[str, Any] = {name: value.numpy() for name, value in inputs.items()}
         np.savez(self.folder / "inputs.npz", **arrays)
@@ -80,6 +82,8 @@ class Workplace:
         graph = self.folder / "plain.onnx" if name == PLAIN else bundle.path(target.step)
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
+        # As the runtime does; a spinning pool would also slow down whoever comes next in turn.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         wanted = {item.name: feeds[item.name] for item in session.get_inputs()}
         return lambda: session.run(None, wanted)
@@ -140,7 +144,7 @@ def child_memory(workplace: Workplace, name: str) -> None:
     step = workplace.step(name)
     for _ in range(MEMORY_RUNS):
         step()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    print(peak_memory_bytes())
 
 
 def time_in_turn(steps: Mapping[str, Step], repeats: int) -> dict[str, list[float]]:
@@ -148,8 +152,9 @@ def time_in_turn(steps: Mapping[str, Step], repeats: int) -> dict[str, list[floa
     for step in steps.values():
         step()
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in tqdm(range(repeats), desc="rounds"):
-        for name, step in steps.items():
+    for index in tqdm(range(repeats), desc="rounds"):
+        # There and back again: whoever comes next meets the threads that the last one left.
+        for name, step in list(steps.items())[:: 1 if index % 2 == 0 else -1]:
             begun = time.perf_counter()
             step()
             seconds[name].append(time.perf_counter() - begun)

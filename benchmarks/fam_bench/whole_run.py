@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from fam_bench.process_memory import peak_memory_bytes
 from fam_runtime.cli.errors import run_cli
 
 RUNTIME, REFERENCE = "fam_runtime, ONNX Runtime", "PyTorch reference"
@@ -85,8 +85,7 @@ def measure_here(name: str, arguments: argparse.Namespace) -> dict[str, float]:
     begun = time.perf_counter()
     make()
     seconds = time.perf_counter() - begun
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": seconds, "peak_memory_mb": peak / 1e6}
+    return {"seconds": seconds, "peak_memory_mb": peak_memory_bytes() / 1e6}
 
 
 def measure_apart(name: str, argv: Sequence[str]) -> dict[str, float]:
