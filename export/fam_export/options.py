@@ -13,9 +13,7 @@ from fam_graph.interpolation import InterpolationMode
 from fam_runtime.bundle import PixelSize
 from fam_runtime.contract import TapForm
 from fam_runtime.errors import InvalidRequest
-
-MAX_SCALE = 8
-"""Beyond this a typing error is likelier than a wish; the paper goes to 4."""
+from fam_runtime.target_choice import MAX_SCALE
 
 
 @dataclass(frozen=True)
