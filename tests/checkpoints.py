@@ -173,15 +173,15 @@ def make_checkpoint(kind: Kind, directory: Path, seed: int = 0) -> Path:
     return directory
 
 
-def make_unet(recipe: Recipe) -> UNet2DConditionModel:
-    """The UNet of `recipe` with enlivened weights."""
+def make_unet(recipe: Recipe, **changes: Any) -> UNet2DConditionModel:
+    """The UNet of `recipe` with enlivened weights; `changes` go into its configuration."""
     unet = UNet2DConditionModel(
         sample_size=NATIVE_LATENT,
         in_channels=4,
         out_channels=4,
         layers_per_block=1,
         norm_num_groups=4,
-        **recipe.unet,
+        **{**recipe.unet, **changes},
     )
     enliven(unet)
     for name, parameter in unet.named_parameters():
