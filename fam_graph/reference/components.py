@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -17,11 +17,12 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    LCMScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from diffusers.schedulers import scheduling_euler_ancestral_discrete
+from diffusers.schedulers import scheduling_euler_ancestral_discrete, scheduling_lcm
 
 from fam_graph.attention_modulation import Grid
 
@@ -63,6 +64,7 @@ SCHEDULERS: Mapping[str, Callable[[Mapping[str, Any]], Scheduler]] = {
     "euler": EulerDiscreteScheduler.from_config,
     "euler-a": EulerAncestralDiscreteScheduler.from_config,
     "dpm++2m": DPMSolverMultistepScheduler.from_config,
+    "lcm": LCMScheduler.from_config,
 }
 """The samplers by the names that the runtime uses."""
 
@@ -173,11 +175,12 @@ def with_unconditional(
 
 @contextmanager
 def given_noise(noise: torch.Tensor | None) -> Iterator[None]:
-    """Let diffusers' ancestral sampler draw `noise`; its `step` takes a generator only."""
+    """Let diffusers' ancestral and LCM samplers draw `noise`; `step` takes a generator only."""
     if noise is None:
         yield
         return
-    with mock.patch.object(
-        scheduling_euler_ancestral_discrete, "randn_tensor", lambda *_, **__: noise
-    ):
+    with ExitStack() as patched:
+        for module in (scheduling_euler_ancestral_discrete, scheduling_lcm):
+            draw = mock.patch.object(module, "randn_tensor", lambda *_, **__: noise)
+            patched.enter_context(draw)
         yield

@@ -44,8 +44,8 @@ def stage_conditions(
     """The feeds of a stage that makes pictures of `size`.
 
     Returns:
-        `prompt_embeds` float32 ``[2B, 77, D]`` with the unconditional half first and
-        `guidance_scale` float32 ``[]``, or ``[B, 77, D]`` alone in a bundle without guidance; for
+        `prompt_embeds` float32 ``[2B, 77, D]`` with the unconditional half first, ``[B, 77, D]`` in
+        a bundle without guidance; `guidance_scale` float32 ``[]`` where the graphs take it; for
         SDXL also `pooled_prompt_embeds` ``[2B, P]`` and `time_ids` ``[2B, 6]``.
     """
     rows = [embeddings[picture.prompt] for picture in pictures]
@@ -54,7 +54,7 @@ def stage_conditions(
     feeds = {
         contract.PROMPT_EMBEDS: backend.upload(np.concatenate([row.tokens for row in rows])),
     }
-    if manifest.model.guidance:
+    if manifest.model.takes_guidance_scale:
         feeds[contract.GUIDANCE_SCALE] = np.asarray(guidance_scale, np.float32)
     if manifest.model.family == "sdxl":
         pooled = [row.pooled for row in rows if row.pooled is not None]

@@ -1,9 +1,14 @@
-"""How much memory is free, as the system says and as the process's container allows."""
+"""How much memory is free, as the system says and as the process's container allows; how much this
+process takes."""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path, PurePosixPath
+
+_M_MMAP_THRESHOLD = -3  # of mallopt, in malloc.h
+_LARGE_BLOCK_BYTES = 1 << 20
 
 _LIMIT_V1 = 1 << 60
 """cgroup v1 writes "no limit" as a number near 2^63."""
@@ -24,6 +29,45 @@ def free_memory_bytes(root: Path = Path("/")) -> int | None:
     rooms = [available, *_cgroup_rooms(root)]
     known = [max(room, 0) for room in rooms if room is not None]
     return min(known, default=None)
+
+
+def resident_bytes(root: Path = Path("/")) -> int | None:
+    """Bytes of memory that this process takes now; None where the system does not say."""
+    for line in _text(root / "proc/self/status").splitlines():
+        name, _, value = line.partition(":")
+        if name == "VmRSS" and value.split()[:1] and value.split()[0].isdecimal():
+            return int(value.split()[0]) * 1024
+    return None
+
+
+def give_back_freed_memory() -> None:
+    """Make the C library return freed memory to the system, where it is glibc.
+
+    It keeps the pieces between blocks that are still in use. ONNX Runtime leaves many when it has
+    packed a session's weights: measured, 240 MB of convolutions held 725 MB after loading and 250
+    after this call, which took 20 ms.
+    """
+    _call_glibc("malloc_trim", 0)
+
+
+def free_large_blocks_at_once() -> None:
+    """Make the C library return each large block when it is freed, where it is glibc.
+
+    By itself it learns to keep blocks of up to 32 MB for reuse, and tensors of many sizes leave
+    holes: measured without ONNX Runtime's arena, a step at 96 x 96 latent samples with 180 MB of
+    live tensors took 580 MB, and 250 MB with this. It holds for the process from now on.
+    """
+    _call_glibc("mallopt", _M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
+
+
+def _call_glibc(function: str, *arguments: int) -> None:
+    if not sys.platform.startswith("linux"):
+        return
+    import ctypes
+
+    found = getattr(ctypes.CDLL(None), function, None)
+    if found is not None:
+        found(*arguments)
 
 
 def _available(meminfo: Path) -> int | None:

@@ -17,6 +17,7 @@ from fam_runtime.backends.pool import RunnerPool
 from fam_runtime.bundle import NATIVE_GRAPH
 from fam_runtime.callback import StepWatcher
 from fam_runtime.conditions import stage_conditions
+from fam_runtime.memory_plan import MemoryPlan
 from fam_runtime.native_attention import (
     NativeAttentionChoice,
     NativeAttentionSource,
@@ -55,12 +56,15 @@ class Report:
     """What a call did, besides pictures.
 
     Attributes:
+        memory: the plan that keeps within the memory budget, where there is one.
         native_attention: *none*, *store* or *replay*.
         stored_bytes: what *store* takes for a batch.
-        memory_budget_bytes: what it was allowed to take.
+        memory_budget_bytes: what the native attention was allowed to take without a plan, else
+            what the process is.
         seconds: per stage; `load` is the time for loading graphs in all of them.
     """
 
+    memory: MemoryPlan | None = None
     native_attention: NativeAttentionChoice = "none"
     stored_bytes: int = 0
     memory_budget_bytes: int = 0
@@ -68,7 +72,8 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON types."""
-        return dict(vars(self), seconds=dict(self.seconds))
+        memory = None if self.memory is None else self.memory.as_dict()
+        return dict(vars(self), seconds=dict(self.seconds), memory=memory)
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,7 @@ class Generation:
                 self._after_tile()
             else:
                 image = decode_tiled(decode_piece, latent, tiling, factor, self._after_tile)
-        check_finite(f"the {stage} picture", image)
+        check_finite(f"the {stage} picture", image, self.manifest.model.dtype)
         return image
 
     @contextmanager
@@ -174,8 +179,9 @@ class Generation:
         request, report = self.request, self.report
         specs = tap_specs(self.manifest, request.target.step)
         batch = min(request.pictures_per_batch, len(request.pictures))
-        budget = request.memory_budget_bytes
-        report.memory_budget_bytes = default_memory_budget_bytes() if budget is None else budget
+        report.memory_budget_bytes = (
+            default_memory_budget_bytes() if report.memory is None else report.memory.budget_bytes
+        )
         report.stored_bytes = stored_bytes(specs, self._tap_sizes(batch), len(self.plan.steps))
         report.native_attention = choose_native_attention(
             request.native_attention,
@@ -261,7 +267,14 @@ class Generation:
     ) -> StageRun:
         conditions = self._conditions(pictures, size)
         return StageRun(
-            stage, self.backend, runner, self.plan, conditions, noise, self.watcher.after_step
+            stage,
+            self.backend,
+            runner,
+            self.plan,
+            conditions,
+            noise,
+            self.watcher.after_step,
+            self.manifest.model.dtype,
         )
 
     def _conditions(self, pictures: Sequence[PictureRequest], size: PixelSize | Target) -> Values:

@@ -14,13 +14,23 @@ import numpy as np
 import numpy.typing as npt
 
 from fam_runtime._version import __version__
+from fam_runtime.arguments import whole_number
 from fam_runtime.backends import DEFAULT_BACKEND, Backend, open_backend
 from fam_runtime.backends.pool import RunnerPool
 from fam_runtime.bundle import Bundle, KernelTables
 from fam_runtime.callback import CallbackOnStepEnd, StepWatcher
 from fam_runtime.conditions import texts_to_encode
 from fam_runtime.errors import InvalidRequest
+from fam_runtime.free_memory import resident_bytes
 from fam_runtime.generation import Generation, Report
+from fam_runtime.memory_phases import Call, WeightsMode
+from fam_runtime.memory_plan import (
+    BASE_BYTES,
+    MemoryPlan,
+    graphs_of_request,
+    plan_memory,
+    within_memory_plan,
+)
 from fam_runtime.pipeline_output import OUTPUT_TYPES, FamPipelineOutput, OutputType
 from fam_runtime.progress import NoProgress, Progress, ProgressBars, hashing_bar
 from fam_runtime.prompt import PromptEncoder
@@ -29,6 +39,7 @@ from fam_runtime.schedulers import NoiseSchedule, make_plan
 from fam_runtime.settings import settings_of_picture
 
 if TYPE_CHECKING:
+    from fam_runtime.bundle import ModelInfo
     from fam_runtime.native_attention import NativeAttentionMode
     from fam_runtime.target_choice import Scale
     from fam_runtime.tiling import Tiling
@@ -51,6 +62,7 @@ class FamPipeline:
         bundle: an opened bundle.
         backend: runs its graphs.
         low_memory: hold the graphs of one stage at a time.
+        memory_budget_bytes: see :meth:`from_pretrained`.
         progress: shows how far a call is.
     """
 
@@ -60,12 +72,19 @@ class FamPipeline:
         backend: Backend,
         *,
         low_memory: bool = False,
+        memory_budget_bytes: int | None = None,
         progress: Progress | None = None,
     ) -> None:
+        if memory_budget_bytes is not None:
+            whole_number("memory_budget_bytes", memory_budget_bytes)
+        backend.check_bundle(bundle)
         self.bundle, self.backend, self.low_memory = bundle, backend, low_memory
+        self.memory_budget_bytes = memory_budget_bytes
+        self._base_bytes = resident_bytes() or BASE_BYTES
         self.progress: Progress = NoProgress() if progress is None else progress
         self.interrupt = False
         self._pool = RunnerPool(backend, bundle, keep=not low_memory)
+        self._weights: WeightsMode = "mapped" if low_memory else "packed"
         self._encoder: PromptEncoder | None = None
 
     @classmethod
@@ -77,6 +96,7 @@ class FamPipeline:
         provider: str = "cpu",
         num_threads: int | None = None,
         low_memory: bool = False,
+        memory_budget_bytes: int | None = None,
         verify: str = "full",
         progress: bool | Progress = True,
     ) -> FamPipeline:
@@ -91,6 +111,9 @@ class FamPipeline:
                 the memory, at about 1.5 times the time; a colour may differ by 1 of 255. Latents
                 above 128x128 are decoded in tiles in any case, here in smaller ones; the decoder's
                 normalisation is computed per tile, so the tone can shift slightly.
+            memory_budget_bytes: what the whole process may take: each call is made in the fastest
+                way that fits (see :mod:`fam_runtime.memory_plan`), or refused. None: no limit, and
+                native attention is stored in up to a quarter of the memory that is free.
             verify: how thoroughly files are checked; see :meth:`Bundle.open`.
             progress: bars on the standard error stream if that is a terminal, or your own; True
                 shows a bar while files are hashed, too.
@@ -100,15 +123,22 @@ class FamPipeline:
             BackendError: the backend's library is missing.
             InvalidRequest: an option cannot be used.
         """
-        with hashing_bar(shown=progress is True and verify == "full") as bar:
-            opened = Bundle.open(path, verify=verify, progress=bar)
         library = open_backend(
             backend, provider=provider, num_threads=num_threads, low_memory=low_memory
         )
+        library.check_bundle(Bundle.unchecked(path))  # before minutes of hashing
+        with hashing_bar(shown=progress is True and verify == "full") as bar:
+            opened = Bundle.open(path, verify=verify, progress=bar)
         shown: Progress | None = None if isinstance(progress, bool) else progress
         if progress is True:
             shown = ProgressBars()
-        return cls(opened, library, low_memory=low_memory, progress=shown)
+        return cls(
+            opened,
+            library,
+            low_memory=low_memory,
+            memory_budget_bytes=memory_budget_bytes,
+            progress=shown,
+        )
 
     def __call__(
         self,
@@ -126,7 +156,6 @@ class FamPipeline:
         scheduler: str | None = None,
         am_strength: float | None = None,
         native_attention: NativeAttentionMode = "auto",
-        memory_budget_bytes: int | None = None,
         noise: str | None = None,
         callback_on_step_end: CallbackOnStepEnd | None = None,
         output_type: OutputType = "pil",
@@ -147,7 +176,6 @@ class FamPipeline:
             num_images_per_prompt: pictures per prompt.
             method: a name of :data:`fam_runtime.methods.METHODS`.
             native_attention: store the native attention, replay it, or what the memory allows.
-            memory_budget_bytes: for *auto*; None is a quarter of the free memory.
             noise: which of torch's generators to reproduce, ``"torch-cpu"`` or ``"torch-cuda"``.
             callback_on_step_end: see :mod:`fam_runtime.callback`.
             output_type: ``"pil"``, ``"np"`` or ``"latent"``.
@@ -182,13 +210,13 @@ class FamPipeline:
                 scheduler=scheduler,
                 am_strength=am_strength,
                 native_attention=native_attention,
-                memory_budget_bytes=memory_budget_bytes,
                 noise=noise,
                 tile=tile,
                 pictures_per_batch=pictures_per_batch,
                 low_memory=self.low_memory,
             )
-            generation = self._prepare(request, fm_tables, callback_on_step_end)
+            memory = self._memory_plan(request, output_type, native_wanted=return_native)
+            generation = self._prepare(request, memory, fm_tables, callback_on_step_end)
             return self._generate(generation, output_type, fm_tables, return_native=return_native)
         finally:
             self.interrupt = False
@@ -215,20 +243,40 @@ class FamPipeline:
     ) -> None:
         self.close()
 
+    def _memory_plan(
+        self, request: Request, output_type: OutputType, *, native_wanted: bool
+    ) -> MemoryPlan | None:
+        """How to keep within the budget, where there is one; frees what is in its way."""
+        if self.memory_budget_bytes is None:
+            return None
+        call = Call(
+            self.bundle, self.backend, request, output_type, native_wanted, self._base_bytes
+        )
+        plan = plan_memory(call, self.memory_budget_bytes, low_memory=self.low_memory)
+        if plan.weights != self._weights:
+            self._pool.close()
+            self._weights = plan.weights
+        self.backend.use_low_memory(plan.weights == "mapped")
+        self._pool.keep = plan.weights == "packed"
+        self._pool.keep_only(graphs_of_request(self.bundle.manifest, request))
+        return plan
+
     def _prepare(
         self,
         request: Request,
+        memory: MemoryPlan | None,
         fm_tables: KernelTables | None,
         callback: CallbackOnStepEnd | None,
     ) -> Generation:
         manifest = self.bundle.manifest
+        if memory is not None:
+            request = within_memory_plan(request, memory)
         schedule = NoiseSchedule.from_config(manifest.noise_schedule)
         plan = make_plan(request.scheduler, schedule, request.num_inference_steps)
         tables = self.bundle.kernel_tables(request.target) if fm_tables is None else fm_tables
-        if request.guidance_scale <= 1:
-            _warn_without_guidance(request, graphs_hold_guidance=manifest.model.guidance)
+        _warn_without_guidance(request, manifest.model)
         watcher = StepWatcher(self, self.backend, self.progress, callback)
-        generation = Generation(self._pool, request, plan, tables, {}, watcher, Report())
+        generation = Generation(self._pool, request, plan, tables, {}, watcher, Report(memory))
         with generation.timed("text"):
             if self._encoder is None:
                 self._encoder = PromptEncoder(self._pool, self.bundle)
@@ -302,8 +350,10 @@ def unit_range_from_image(image: Float32Array) -> Float32Array:
     return np.ascontiguousarray(scaled.transpose(0, 2, 3, 1))
 
 
-def _warn_without_guidance(request: Request, *, graphs_hold_guidance: bool) -> None:
-    if graphs_hold_guidance:
+def _warn_without_guidance(request: Request, model: ModelInfo) -> None:
+    if model.guidance and request.guidance_scale > 1:
+        return
+    if model.guidance:
         warnings.warn(
             "guidance_scale is 1 or less: the picture is made without guidance, but the graphs of "
             "this bundle compute both halves all the same, at twice the cost; export with "
@@ -312,11 +362,11 @@ def _warn_without_guidance(request: Request, *, graphs_hold_guidance: bool) -> N
             stacklevel=4,
         )
     if any(picture.negative_prompt for picture in request.pictures):
-        why = (
-            "guidance_scale is 1 or less"
-            if graphs_hold_guidance
-            else "the bundle was exported without guidance"
-        )
+        why = "the bundle was exported without guidance"
+        if model.guidance:
+            why = "guidance_scale is 1 or less"
+        elif model.guidance_embedding:
+            why = "this checkpoint takes the guidance scale as a condition, and no second text"
         warnings.warn(
             f"the negative prompt has no effect: {why}", NegativePromptUnused, stacklevel=4
         )

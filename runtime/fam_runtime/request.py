@@ -15,7 +15,7 @@ from fam_runtime.native_attention import NATIVE_ATTENTION_MODES, NativeAttention
 from fam_runtime.noise import DEFAULT_NOISE_SOURCE, noise_source
 from fam_runtime.prompt import check_prompt
 from fam_runtime.target_choice import Scale, choose_target
-from fam_runtime.tiling import Tiling, default_tiling
+from fam_runtime.tiling import Tiling, default_tiling, smaller_tilings
 
 if TYPE_CHECKING:
     from fam_runtime.bundle import Bundle, Manifest, Target
@@ -46,7 +46,8 @@ class Request:
         pictures: one entry per picture.
         target: size, and the graphs that make it.
         tiling: of the VAE decode at the target size; None is one piece.
-        native_attention, memory_budget_bytes: how taps are kept; they change no bit of a picture.
+        smaller_tilings: what a memory budget may put in its place; none where the call fixes it.
+        native_attention: how taps are kept, which changes no bit of a picture.
         pictures_per_batch: how many pictures go through a graph at once.
     """
 
@@ -59,8 +60,8 @@ class Request:
     am_strength: float
     noise: str
     tiling: Tiling | None
+    smaller_tilings: tuple[Tiling, ...]
     native_attention: NativeAttentionMode
-    memory_budget_bytes: int | None
     pictures_per_batch: int
 
     @property
@@ -85,7 +86,6 @@ def resolve_request(
     scheduler: str | None = None,
     am_strength: float | None = None,
     native_attention: NativeAttentionMode = "auto",
-    memory_budget_bytes: int | None = None,
     noise: str | None = None,
     tile: TileChoice = "auto",
     pictures_per_batch: int = 1,
@@ -113,17 +113,10 @@ def resolve_request(
         am_strength=resolve_am_strength(method_name, am_strength, manifest.defaults.am_strength),
         noise=DEFAULT_NOISE_SOURCE if noise is None else text_of("noise", noise),
         tiling=_tiling(tile, latent, low_memory=low_memory),
-        native_attention=native_attention,
-        memory_budget_bytes=_budget(memory_budget_bytes),
+        smaller_tilings=smaller_tilings(*latent) if tile == "auto" else (),
+        native_attention=_native_attention(native_attention),
         pictures_per_batch=whole_number("pictures_per_batch", pictures_per_batch),
     )
-    if native_attention not in NATIVE_ATTENTION_MODES:
-        raise InvalidRequest(
-            "unknown native_attention",
-            got=native_attention,
-            expected=" or ".join(NATIVE_ATTENTION_MODES),
-            fix="use auto, the default",
-        )
     for picture in request.pictures:
         noise_source(request.noise, picture.seed)
     return request
@@ -135,18 +128,28 @@ def _steps(manifest: Manifest, steps: int | None) -> int:
     return whole_number("num_inference_steps", steps)
 
 
-def _budget(memory_budget_bytes: int | None) -> int | None:
-    if memory_budget_bytes is None:
-        return None
-    return whole_number("memory_budget_bytes", memory_budget_bytes, minimum=0)
+def _native_attention(mode: NativeAttentionMode) -> NativeAttentionMode:
+    if mode not in NATIVE_ATTENTION_MODES:
+        raise InvalidRequest(
+            "unknown native_attention",
+            got=mode,
+            expected=" or ".join(NATIVE_ATTENTION_MODES),
+            fix="use auto, the default",
+        )
+    return mode
 
 
 def _guidance_scale(manifest: Manifest, guidance_scale: float | None) -> float:
-    """The guidance that is fed; as in diffusers, 1 or less means none, which is 1."""
+    """The guidance that is fed; as in diffusers, 1 or less means none, which is 1.
+
+    A UNet that has the scale as a condition (LCM) gets any scale from 1, since it was distilled
+    with `guidance_scale - 1` from 0 on.
+    """
+    fed = manifest.model.takes_guidance_scale
     if guidance_scale is None:
-        return manifest.defaults.guidance_scale if manifest.model.guidance else 1.0
+        return max(manifest.defaults.guidance_scale, 1.0) if fed else 1.0
     scale = real_number("guidance_scale", guidance_scale, 0, MAX_GUIDANCE_SCALE)
-    if scale > 1 and not manifest.model.guidance:
+    if scale > 1 and not fed:
         raise InvalidRequest(
             "the bundle was exported without guidance",
             got=guidance_scale,

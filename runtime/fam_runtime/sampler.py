@@ -30,12 +30,18 @@ from fam_runtime.errors import NumericError
 from fam_runtime.methods import Method, skip_residual_weight
 
 if TYPE_CHECKING:
+    from fam_runtime.bundle.manifest_parts import ModelDtype
     from fam_runtime.native_attention import NativeAttentionSource
     from fam_runtime.noise import NoiseSource
     from fam_runtime.schedulers import SamplingPlan, StepPlan
 
 Float32Array = npt.NDArray[np.float32]
 Stage = Literal["native", "target"]
+
+_FP16_OVERFLOWS = (
+    "float16 overflows above 65504, in some checkpoints: export with --dtype bf16 or fp32, or use "
+    "a checkpoint that was made for fp16"
+)
 
 AfterStep = Callable[[Stage, int, "StepPlan", Value], Value]
 """Called after every step with the stage, its index, its plan and the new latent; returns the
@@ -81,6 +87,7 @@ class StageRun:
         conditions: feeds that are the same at every step.
         noise: the batch's noise.
         after_step: see :data:`AfterStep`.
+        dtype: of the model's weights, for messages.
     """
 
     stage: Stage
@@ -90,6 +97,7 @@ class StageRun:
     conditions: Values
     noise: PictureNoise
     after_step: AfterStep
+    dtype: ModelDtype = "fp32"
     _zeros: dict[tuple[int, ...], Value] = field(default_factory=dict)
 
     def step(
@@ -166,7 +174,7 @@ def run_native_stage(
         latent, prediction = values[contract.NEXT_LATENT], values[contract.PREDICTION]
         if tap_names:
             taps.append({name: values[name] for name in tap_names})
-    check_finite("the native latent", run.backend.download(latent))
+    check_finite("the native latent", run.backend.download(latent), run.dtype)
     return NativeTrajectory(latent, tuple(latents), taps)
 
 
@@ -208,7 +216,7 @@ def run_target_stage(
         # No name for the taps here: it would keep them alive while the next step's are made.
         values = run.step(index, latent, prediction, {**fed, **attention.taps(index)})
         latent, prediction = values[contract.NEXT_LATENT], values[contract.PREDICTION]
-    check_finite("the target latent", run.backend.download(latent))
+    check_finite("the target latent", run.backend.download(latent), run.dtype)
     return latent
 
 
@@ -265,18 +273,18 @@ def _delta(length: int) -> Float32Array:
     return kernel
 
 
-def check_finite(what: str, array: npt.NDArray[Any]) -> None:
-    """Check that `array` holds neither NaN nor infinity.
+def check_finite(what: str, array: npt.NDArray[Any], dtype: ModelDtype = "fp32") -> None:
+    """Check that `array`, made by a model in `dtype`, holds neither NaN nor infinity.
 
     Raises:
         NumericError: it does.
     """
     if not np.isfinite(array).all():
+        extremes = "use fewer extremes in the settings (guidance_scale)"
         bad = int(array.size - np.isfinite(array).sum())
         raise NumericError(
             f"{what} is not a number any more",
             got=f"{bad} of {array.size} values are NaN or infinite",
             expected="finite values",
-            fix="use a bundle in fp32 (an fp16 checkpoint may overflow), or fewer extremes in the "
-            "settings (guidance_scale)",
+            fix=f"{_FP16_OVERFLOWS}; or {extremes}" if dtype == "fp16" else extremes,
         )

@@ -63,12 +63,19 @@ class Tiling:
 
 DEFAULT_TILING = Tiling(tile=96, overlap=24)
 LOW_MEMORY_TILING = Tiling(tile=64, overlap=16)
+BUDGET_TILINGS = (DEFAULT_TILING, LOW_MEMORY_TILING, Tiling(tile=48, overlap=12), Tiling(32, 8))
+"""Below 32 samples, 256 pixels, a tile's normalisation sees too little of the picture."""
 
 
 def default_tiling(height: int, width: int, *, low_memory: bool) -> Tiling | None:
     """Tiling of a latent of ``height × width`` samples; None decodes it in one piece."""
     tiling = LOW_MEMORY_TILING if low_memory else DEFAULT_TILING
     return None if height * width <= UNTILED_AREA_LATENT else tiling
+
+
+def smaller_tilings(height: int, width: int) -> tuple[Tiling, ...]:
+    """Tilings of a latent for a memory budget, largest first; each is smaller than the latent."""
+    return tuple(tiling for tiling in BUDGET_TILINGS if tiling.tile < max(height, width))
 
 
 @dataclass(frozen=True, eq=False)

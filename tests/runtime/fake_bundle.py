@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from safetensors.numpy import save_file
 
 from fam_runtime import contract
 from fam_runtime.bundle.manifest import (
+    NATIVE_GRAPH,
     Defaults,
     FileRecord,
     GeneratorInfo,
@@ -31,6 +33,7 @@ from fam_runtime.bundle.manifest import (
     TextEncoderInfo,
     noise_schedule_from_config,
 )
+from fam_runtime.bundle.manifest_parts import TENSOR_DTYPE_OF_MODEL
 
 NATIVE = PixelSize(64, 64)
 TARGETS = (PixelSize(128, 128), PixelSize(128, 256))
@@ -39,21 +42,33 @@ TRAIN_TIMESTEPS = 100
 LAYER = "up_blocks.0.attentions.0.transformer_blocks.0.attn1"
 _TEXT_WIDTHS = {"sd": (WIDTH,), "sdxl": (WIDTH - 2, 2)}
 _POOLED = 2
+ONNX_TYPES = {"float32": 1, "int64": 7, "float16": 10, "bfloat16": 16}
 
 
 def write_bundle(
-    root: Path, *, family: str = "sd", guidance: bool = True, broken: str = ""
+    root: Path,
+    *,
+    family: str = "sd",
+    guidance: bool = True,
+    guidance_embedding: bool = False,
+    dtype: str = "fp32",
+    broken: str = "",
 ) -> Path:
-    """Write a bundle under `root`; `broken` = "nan" makes the native step overflow."""
+    """Write a bundle under `root`; `broken` = "nan" makes the native step overflow.
+
+    With `guidance_embedding` the output of the step depends on the guidance scale; the taps have
+    the type of `dtype`.
+    """
+    options = StepOptions(family, guidance, guidance_embedding, dtype)
     root.mkdir(parents=True)
     graphs = {
-        "unet/native.onnx": _step(NATIVE, family, guidance, target=False, broken=broken),
+        NATIVE_GRAPH: _step(NATIVE, options, target=False, broken=broken),
         "vae_decoder/model.onnx": _decoder(),
         "vae_encoder/model.onnx": _encoder(),
     }
     for size in TARGETS:
         target = Target.for_size(size.height, size.width)
-        graphs[target.step] = _step(size, family, guidance, target=True)
+        graphs[target.step] = _step(size, options, target=True)
         graphs[target.upsample] = _upsample(size)
         _kernels(root / target.kernels, size)
     encoders = []
@@ -67,7 +82,7 @@ def write_bundle(
     for name, (model, _) in graphs.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         onnx.save(model, root / name)
-    _write_manifest(root, family, guidance, {k: s for k, (_, s) in graphs.items()}, encoders)
+    _write_manifest(root, options, {k: s for k, (_, s) in graphs.items()}, encoders)
     return root
 
 
@@ -80,15 +95,17 @@ def refresh_manifest(root: Path) -> None:
     (root / "manifest.json").write_bytes(changed.to_bytes())
 
 
-def _write_manifest(root, family, guidance, specs, encoders) -> None:
+def _write_manifest(root, options, specs, encoders) -> None:
+    family = options.family
     latent = NATIVE.height // 8, NATIVE.width // 8
     manifest = Manifest(
         generator=GeneratorInfo("tests", "0"),
         model=ModelInfo(
             "fake",
             family,
-            "fp32",
-            guidance=guidance,
+            options.dtype,
+            guidance=options.guidance,
+            guidance_embedding=options.guidance_embedding,
             size_multiple=64,
             force_zeros_for_empty_prompt=family == "sdxl",
         ),
@@ -130,7 +147,7 @@ def _model(name, inputs, outputs, body, constants=None):
         return ", ".join(f"float {s.name.replace('.', '_')}" for s in specs)
 
     def described(spec):
-        elements = onnx.TensorProto.INT64 if spec.dtype == "int64" else onnx.TensorProto.FLOAT
+        elements = ONNX_TYPES[spec.dtype]
         return onnx.helper.make_tensor_value_info(spec.name, elements, list(spec.shape))
 
     text = (
@@ -151,7 +168,18 @@ def _model(name, inputs, outputs, body, constants=None):
     return model, GraphSpec(tuple(inputs), tuple(outputs))
 
 
-def _step(size: PixelSize, family: str, guidance: bool, *, target: bool, broken: str = ""):
+@dataclass(frozen=True)
+class StepOptions:
+    """What decides the interface of the step graphs."""
+
+    family: str
+    guidance: bool
+    guidance_embedding: bool
+    dtype: str
+
+
+def _step(size: PixelSize, options: StepOptions, *, target: bool, broken: str = ""):
+    family, guidance = options.family, options.guidance
     text_batch = "2B" if guidance else "B"
     h, w = size.height // 8, size.width // 8
     n = NATIVE.height * NATIVE.width // 64
@@ -164,13 +192,16 @@ def _step(size: PixelSize, family: str, guidance: bool, *, target: bool, broken:
         TensorSpec(contract.PREVIOUS_PREDICTION, f32, latent),
         TensorSpec(contract.STEP_NOISE, f32, latent),
     ]
-    if guidance:
+    if guidance or options.guidance_embedding:
         inputs.append(TensorSpec(contract.GUIDANCE_SCALE, f32, ()))
     inputs.append(TensorSpec(contract.PROMPT_EMBEDS, f32, (text_batch, 77, WIDTH)))
     if family == "sdxl":
         inputs.append(TensorSpec(contract.POOLED_PROMPT_EMBEDS, f32, (text_batch, _POOLED)))
         inputs.append(TensorSpec(contract.TIME_IDS, f32, (text_batch, 6)))
-    taps = [TensorSpec(name, f32, (text_batch, n, 4)) for name in contract.tap_names(LAYER, "qk")]
+    tap_dtype = TENSOR_DTYPE_OF_MODEL[options.dtype]
+    taps = [
+        TensorSpec(name, tap_dtype, (text_batch, n, 4)) for name in contract.tap_names(LAYER, "qk")
+    ]
     outputs = [
         TensorSpec(contract.NEXT_LATENT, f32, latent),
         TensorSpec(contract.PREDICTION, f32, latent),
@@ -236,7 +267,9 @@ def _step(size: PixelSize, family: str, guidance: bool, *, target: bool, broken:
     body += "xc = Add(xt, conditioned)\nown = Sin(xc)\n"
     if target:
         body += f"""
-            product = Mul({query}, {key})
+            query = Cast<to = 1>({query})
+            key = Cast<to = 1>({key})
+            product = Mul(query, key)
             attended = ReduceMean(product, axes)
             native = Reshape(attended, column)
             change = Sub(native, own)
@@ -247,9 +280,11 @@ def _step(size: PixelSize, family: str, guidance: bool, *, target: bool, broken:
         outputs += taps
         body += f"""
             flat = Reshape(x2, tokens)
-            {query} = Transpose<perm = [0, 2, 1]>(flat)
-            warm = Add({query}, t)
-            {key} = Tanh(warm)
+            query = Transpose<perm = [0, 2, 1]>(flat)
+            warm = Add(query, t)
+            key = Tanh(warm)
+            {query} = Cast<to = {ONNX_TYPES[tap_dtype]}>(query)
+            {key} = Cast<to = {ONNX_TYPES[tap_dtype]}>(key)
             m2 = Identity(own)
         """
     if guidance:
@@ -260,7 +295,9 @@ def _step(size: PixelSize, family: str, guidance: bool, *, target: bool, broken:
             m0 = Add(mu, step_up)
         """
     else:
-        body += "m0 = Identity(m2)\n"
+        factor = "guidance_scale" if options.guidance_embedding else "one"
+        body += f"m0 = Mul(m2, {factor})\n"
+        constants["one"] = np.array(1, np.float32)
     constants["inf"] = np.array(np.inf if broken == "nan" else 1.0, np.float32)
     body += f"""
         m = Mul(m0, inf)

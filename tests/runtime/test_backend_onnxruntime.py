@@ -216,6 +216,8 @@ def test_two_bundles_in_one_backend_keep_their_own_weights(tmp_path):
         manifest = SimpleNamespace(
             files={f"unet/{file}": None for file in ("g.onnx", "weights.bin", "weights.json")},
             graphs={"unet/g.onnx": GraphSpec(values[:1], values[1:])},
+            model=SimpleNamespace(dtype="fp32"),
+            dtype_of=lambda graph: "fp32",
         )
         fake = SimpleNamespace(hash=name, manifest=manifest, path=folder.parent.joinpath)
         with backend.load(fake, "unet/g.onnx") as runner:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
-from fam_runtime.free_memory import free_memory_bytes
+from fam_runtime.free_memory import (
+    free_memory_bytes,
+    give_back_freed_memory,
+    resident_bytes,
+)
 from fam_runtime.native_attention import default_memory_budget_bytes
 
 KIB = 1024
@@ -68,3 +74,21 @@ def test_the_budget_is_a_quarter_or_a_gibibyte(monkeypatch):
     assert default_memory_budget_bytes() == 1000
     monkeypatch.setattr("fam_runtime.native_attention.free_memory_bytes", lambda: None)
     assert default_memory_budget_bytes() == 1 << 30
+
+
+def test_what_the_process_takes(tmp_path):
+    status = "Name:\tx\nVmHWM:\t  300 kB\nVmRSS:\t  200 kB\n"
+    assert resident_bytes(machine(tmp_path, {"proc/self/status": status})) == 200 * KIB
+    assert resident_bytes(tmp_path / "elsewhere") is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, needs glibc")
+def test_freed_memory_goes_back_to_the_system():
+    """Small blocks, every tenth of which stays in use: the C library keeps their pages."""
+    blocks = [bytes(100_000) for _ in range(1_000)]
+    kept = blocks[::10]
+    del blocks
+    before = resident_bytes()
+    give_back_freed_memory()
+    assert before - resident_bytes() > 50_000_000
+    assert len(kept) == 100

@@ -6,6 +6,7 @@ import argparse
 import errno
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -105,6 +106,25 @@ def test_several_pictures_have_numbers_and_each_its_seed(generate, tmp_path):
     assert np.array_equal(pixels(tmp_path / "one.png"), pixels(tmp_path / "many-3.png"))
 
 
+def test_a_memory_budget_is_kept_or_refused_in_one_line(generate, capsys):
+    assert generate("a red ring", "--memory-budget", "100G") == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert re.fullmatch(
+        r"memory within 102400M: weights packed; at most text \d+M, native \d+M, upsample \d+M, "
+        r"target \d+M, decode \d+M",
+        line,
+    )
+    assert generate("a red ring", "--memory-budget", "1M") == 2
+    message = one_line(capsys, "fam-generate: error: ")
+    needed = re.search(r"--memory-budget (\d+M)", message)[1]
+    assert f"got '1M' | expected at least {needed} (text " in message
+
+
+def test_lcm(generate, tmp_path):
+    assert generate("a red ring", "--scheduler", "lcm", "--steps", "2", "--seed", "1") == 0
+    assert settings_from_png(tmp_path / "out.png")["scheduler"] == "lcm"
+
+
 def test_native_picture(generate, tmp_path):
     assert generate("a red ring", "--save-native") == 0
     assert pixels(tmp_path / "out-native.png").shape == (64, 64, 3)
@@ -113,7 +133,7 @@ def test_native_picture(generate, tmp_path):
 def test_how_it_is_made_changes_nothing(generate, tmp_path):
     pictures = []
     for options in ([], ["--native-attention", "replay"], ["--threads", "1"]):
-        assert generate("a red ring", "--seed", "1", *options, "--memory-budget", "1G") == 0
+        assert generate("a red ring", "--seed", "1", *options, "--memory-budget", "100G") == 0
         pictures.append(pixels(tmp_path / "out.png"))
     assert all(np.array_equal(picture, pictures[0]) for picture in pictures)
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx.external_data_helper import set_external_data
 
-from fam_runtime.bundle import Manifest
+from fam_runtime.bundle import LoraInfo, Manifest
 from fam_runtime.cli.inspect import bytes_text, main, table
 from fam_runtime.native_attention import stored_bytes, tap_specs
 from tests.runtime.fake_bundle import refresh_manifest, write_bundle
@@ -145,3 +145,22 @@ def test_units():
 
 def test_table_aligns():
     assert table([("a", "1"), ("long", "200")], right=(1,)) == "  a       1\n  long  200"
+
+
+def test_distilled_checkpoints_loras_and_bf16(tmp_path, capsys):
+    root = write_bundle(tmp_path / "lcm", guidance=False, guidance_embedding=True, dtype="bf16")
+    manifest = Manifest.from_bytes((root / "manifest.json").read_bytes())
+    loras = (LoraInfo("style", "ab" * 32, 0.75), LoraInfo("speed", "cd" * 32, 1))
+    changed = dataclasses.replace(manifest, model=dataclasses.replace(manifest.model, loras=loras))
+    (root / "manifest.json").write_bytes(changed.to_bytes())
+    assert main([str(root)]) == 0
+    said = capsys.readouterr().out
+    for line in (
+        "weights      bf16 (the onnxruntime backend cannot run it)",
+        "LoRA         style, strength 0.75, SHA-256 abababababab",
+        "LoRA         speed, strength 1, SHA-256 cdcdcdcdcdcd",
+        "guidance     as a condition of the UNet: one pass a step, no negative prompt",
+    ):
+        assert line in said
+    model = document(root, capsys)["model"]
+    assert model["guidance_embedding"] is True and model["loras"][0]["name"] == "style"

@@ -15,6 +15,7 @@ from fam_runtime.bundle import (
     Defaults,
     FileRecord,
     GeneratorInfo,
+    LoraInfo,
     Manifest,
     UpsampleInfo,
     export_command,
@@ -78,7 +79,7 @@ json_values = st.recursive(
     name=text,
     defaults=st.builds(
         Defaults,
-        st.sampled_from(["ddim", "dpm++2m", "euler", "euler-a"]),
+        st.sampled_from(["ddim", "dpm++2m", "euler", "euler-a", "lcm"]),
         st.integers(1, 100),
         st.floats(0, 1000) | st.integers(0, 1000),
         st.floats(0, 1),
@@ -88,15 +89,19 @@ json_values = st.recursive(
         FileRecord, st.integers(0, 2**50), st.text("0123456789abcdef", min_size=64, max_size=64)
     ),
     beta=st.floats(0, 1),
+    loras=st.lists(
+        st.builds(LoraInfo, text, st.just("c" * 64), st.floats(-1000, 1000)), max_size=2
+    ).map(tuple),
+    activation_bytes=st.integers(0, 2**50),
 )
 @settings(max_examples=25, deadline=None)
-def test_round_trip(data, name, defaults, check, record, beta):
+def test_round_trip(data, name, defaults, check, record, beta, loras, activation_bytes):
     base = Manifest.from_bytes(data)
-    graph = dataclasses.replace(base.graphs[NATIVE], check=check)
+    graph = dataclasses.replace(base.graphs[NATIVE], check=check, activation_bytes=activation_bytes)
     manifest = dataclasses.replace(
         base,
         generator=GeneratorInfo(name, name),
-        model=dataclasses.replace(base.model, name=name),
+        model=dataclasses.replace(base.model, name=name, loras=loras),
         defaults=defaults,
         graphs={**base.graphs, NATIVE: graph},
         files={**base.files, "extra/" + "".join(c for c in name if c.isalnum()) + "x": record},
@@ -133,6 +138,10 @@ WRONG_VALUES = [
     (("model", "family"), "flux", "one of 'sd', 'sdxl'"),
     (("model", "dtype"), None, "got 'null'.*'fp16'"),
     (("model", "guidance"), 1, "true or false"),
+    (("model", "guidance_embedding"), 1, "true or false"),
+    (("model", "loras"), {}, "model.loras is not right.*a list"),
+    (("model", "loras"), [{"name": "x", "sha256": "x", "strength": 1}], "64 lower-case hexadec"),
+    (("model", "loras"), [{"name": "x", "sha256": "0" * 64, "strength": "1"}], "from -1000"),
     (("model", "latent_channels"), 65, "from 1 to 64"),
     (("model", "vae_scaling_factor"), 0, "a number from 1e-06"),
     (("model", "vae_scaling_factor"), "1", "a number from 1e-06"),
@@ -155,12 +164,15 @@ WRONG_VALUES = [
     (("noise_schedule", "steps_offset"), 101, "from 0 to 100"),
     (("noise_schedule", "timestep_spacing"), "x", "'trailing'"),
     (("noise_schedule", "num_train_timesteps"), 0, "from 1 to 100000"),
+    (("noise_schedule", "original_inference_steps"), 0, "from 1 to 100000"),
+    (("noise_schedule", "timestep_scaling"), 0, "a number from 1e-06"),
     (("text_encoders", 0, "max_length"), 1, "from 2 to"),
     (("text_encoders", 0, "pad_token_id"), -1, "from 0 to"),
     (("defaults", "scheduler"), "x", "'euler-a'"),
     (("defaults", "am_strength"), 1.1, "from 0 to 1"),
     (("defaults", "guidance_scale"), -1, "from 0 to 1000"),
     (("graphs", NATIVE, "check"), [], "check is not right.*an object"),
+    (("graphs", NATIVE, "activation_bytes"), -1, "from 0 to"),
     (("graphs", NATIVE, "inputs", 0, "dtype"), "float8", "'float32'"),
     (("graphs", NATIVE, "inputs", 0, "shape"), [1] * 9, "at most 8 dimensions"),
     (("graphs", NATIVE, "inputs", 0, "shape", 0), "Q", "'2B'"),
@@ -193,7 +205,7 @@ def test_every_key_is_needed(data):
                 yield from paths(inner, (*path, index))
 
     wanted = [p for p in paths(json.loads(data)) if p[0] not in ("graphs", "files")]
-    wanted += [("graphs", NATIVE, k) for k in ("inputs", "outputs", "check")]
+    wanted += [("graphs", NATIVE, k) for k in ("inputs", "outputs", "check", "activation_bytes")]
     wanted += [("files", NATIVE, k) for k in ("bytes", "sha256")]
     assert len(wanted) > 60
     for path in wanted:
@@ -212,7 +224,11 @@ CONTRADICTIONS = [
     ((("files", NATIVE), DELETED), "a file listed in files"),
     ((("graphs", NATIVE), DELETED), "the native step.*a file listed in graphs"),
     ((("graphs", STEP), DELETED), r"targets\[0\].step.*listed in graphs"),
-    ((("graphs", "x.txt"), {"inputs": [], "outputs": [], "check": {}}), "ends with .onnx"),
+    (
+        (("graphs", "x.txt"), {"inputs": [], "outputs": [], "check": {}, "activation_bytes": 0}),
+        "ends with .onnx",
+    ),
+    ((("model", "guidance_embedding"), True), "at most one of guidance and guidance_embedding"),
     ((("targets", 0, "kernels"), "fm/none"), r"targets\[0\].kernels.*listed in files"),
     ((("vae", "decoder"), "none.onnx"), "vae.decoder.*listed in graphs"),
     ((("text_encoders",), []), "at least one text encoder"),
@@ -344,7 +360,13 @@ def test_the_export_command_repeats_what_is_not_default(manifest):
     assert export_command(manifest, "--scale 3") == "fam-export --model PATH_TO_fake --scale 3"
     other = dataclasses.replace(
         manifest,
-        model=dataclasses.replace(manifest.model, name="my model", guidance=False),
+        model=dataclasses.replace(
+            manifest.model,
+            name="my model",
+            guidance=False,
+            dtype="fp16",
+            loras=(LoraInfo("ink", "0" * 64, 0.8),),
+        ),
         taps=dataclasses.replace(manifest.taps, form="maps"),
         frequency_modulation=FrequencyModulationInfo(cutoff_reference="native"),
         upsample=UpsampleInfo(space="pixel", mode="nearest"),
@@ -352,8 +374,9 @@ def test_the_export_command_repeats_what_is_not_default(manifest):
     )
     assert shlex.split(export_command(other, "--size 64x128", Path("/a b/c"))) == [
         *("fam-export", "--model", "PATH_TO_my model", "--size", "64x128", "--output", "/a b/c"),
-        *("--no-guidance", "--taps", "maps", "--fm-cutoff", "native", "--upsample", "nearest"),
-        *("--upsample-space", "pixel", "--size-conditions", "native"),
+        *("--no-guidance", "--dtype", "fp16", "--taps", "maps", "--fm-cutoff", "native"),
+        *("--upsample", "nearest", "--upsample-space", "pixel", "--size-conditions", "native"),
+        *("--lora", "PATH_TO_ink:0.8"),
     ]
     demo = dataclasses.replace(manifest, model=dataclasses.replace(manifest.model, name="demo"))
     assert export_command(demo, "--scale 4", Path("d")) == "fam-export --scale 4 --output d"

@@ -9,14 +9,16 @@ import weakref
 import numpy as np
 import pytest
 
-from fam_runtime import FamPipeline
+from fam_runtime import FamPipeline, generation
 from fam_runtime.backends.onnxruntime import OnnxruntimeBackend
+from fam_runtime.backends.onnxruntime.loader import SessionFromOnnx
 from fam_runtime.backends.onnxruntime.runner import OnnxruntimeRunner
-from fam_runtime.bundle import KernelTables
-from fam_runtime.errors import InvalidRequest, NumericError, TargetNotBuilt
+from fam_runtime.bundle import NATIVE_GRAPH, Bundle, KernelTables
+from fam_runtime.errors import BackendError, InvalidRequest, NumericError, TargetNotBuilt
 from fam_runtime.methods import METHODS
 from fam_runtime.pipeline import GuidanceCost, NegativePromptUnused
 from fam_runtime.prompt import PromptTruncated
+from fam_runtime.schedulers import SAMPLERS
 from tests.runtime.fake_bundle import write_bundle
 
 
@@ -56,7 +58,7 @@ def test_size_is_height_by_width(pipe):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("scheduler", ["ddim", "dpm++2m", "euler", "euler-a"])
+@pytest.mark.parametrize("scheduler", SAMPLERS)
 def test_store_and_replay_are_equal_bit_for_bit(pipe, method, scheduler):
     options = {"method": method, "scheduler": scheduler, "seed": 3}
     stored = latents(pipe, native_attention="store", **options)
@@ -71,7 +73,7 @@ def test_methods_differ(pipe):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("scheduler", ["ddim", "euler-a"])
+@pytest.mark.parametrize("scheduler", ["ddim", "euler-a", "lcm"])
 def test_a_picture_does_not_depend_on_its_company(pipe, method, scheduler):
     options = {"method": method, "scheduler": scheduler}
     prompts = ["a red ring", "a cat"]
@@ -123,12 +125,14 @@ def test_methods_without_attention_modulation_keep_no_taps(pipe, method):
     assert pipe("a red ring", method=method).report["native_attention"] == "none"
 
 
-def test_memory_budget_chooses_between_store_and_replay(pipe):
+def test_free_memory_chooses_between_store_and_replay(pipe, monkeypatch):
     needed = pipe("a red ring").report["stored_bytes"]
     assert needed == 4 * 2 * (2 * 64 * 4 * 4)  # steps, tensors, [2B, n, C] float32
-    for budget, choice in ((needed, "store"), (needed - 1, "replay")):
-        report = pipe("a red ring", memory_budget_bytes=budget).report
-        assert (report["native_attention"], report["memory_budget_bytes"]) == (choice, budget)
+    for free, choice in ((needed, "store"), (needed - 1, "replay")):
+        monkeypatch.setattr(generation, "default_memory_budget_bytes", lambda free=free: free)
+        report = pipe("a red ring").report
+        assert (report["native_attention"], report["memory_budget_bytes"]) == (choice, free)
+        assert report["memory"] is None
 
 
 def test_fm_tables_can_be_replaced(pipe):
@@ -191,6 +195,35 @@ def test_bundle_without_guidance(tmp_path):
         assert np.array_equal(latents(pipe, guidance_scale=1.0), latents(pipe))
         with pytest.raises(InvalidRequest, match=r"exported without guidance .* got 7.5"):
             latents(pipe, guidance_scale=7.5)
+
+
+@pytest.mark.parametrize("scheduler", SAMPLERS)
+def test_one_step_in_each_stage(pipe, scheduler):
+    stored = latents(pipe, scheduler=scheduler, num_inference_steps=1, native_attention="store")
+    replayed = latents(pipe, scheduler=scheduler, num_inference_steps=1, native_attention="replay")
+    assert np.isfinite(stored).all()
+    assert np.array_equal(stored, replayed)
+
+
+def test_guidance_as_an_embedding(tmp_path):
+    root = write_bundle(tmp_path / "lcm", guidance=False, guidance_embedding=True)
+    with FamPipeline.from_pretrained(root, progress=False) as pipe, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = pipe("a red ring", scheduler="lcm", output_type="latent")
+        assert result.settings[0]["guidance_scale"] == 7.5  # the bundle's default
+        assert not np.array_equal(latents(pipe, scheduler="lcm", guidance_scale=2), result.latents)
+        with pytest.warns(NegativePromptUnused, match="no effect: this checkpoint takes the guid"):
+            same = latents(pipe, scheduler="lcm", negative_prompt="a cat")
+    assert np.array_equal(same, result.latents)
+
+
+def test_taps_of_an_fp16_bundle_are_float16(tmp_path):
+    root = write_bundle(tmp_path / "half", dtype="fp16")
+    with FamPipeline.from_pretrained(root, progress=False) as pipe:
+        result = pipe("a red ring", native_attention="store")
+        assert result.report["stored_bytes"] == 4 * 2 * (2 * 64 * 4 * 2)
+        assert np.array_equal(latents(pipe, native_attention="replay"), result.latents)
+        assert np.isfinite(latents(pipe, method="fm")).all()
 
 
 def test_sdxl_no_negative_prompt_is_zeros_and_not_an_empty_text(tmp_path):
@@ -284,8 +317,6 @@ def test_taps_are_freed_as_they_are_handed_out(root, monkeypatch):
         ({"guidance_scale": [7]}, "guidance_scale is out of range"),
         ({"am_strength": "1"}, "am_strength is out of range"),
         ({"num_inference_steps": 10**400}, "num_inference_steps is out of range"),
-        ({"memory_budget_bytes": "1G"}, "memory_budget_bytes is out of range .* got '1G'"),
-        ({"memory_budget_bytes": -1}, "memory_budget_bytes is out of range .* at least 0"),
         ({"pictures_per_batch": 1.5}, "pictures_per_batch is out of range"),
         ({"tile": "big"}, "tile is out of range"),
         ({"scheduler": ["ddim"]}, "scheduler is not a text"),
@@ -336,6 +367,25 @@ def test_nan_is_an_error(tmp_path):
         pytest.raises(NumericError, match=message),
     ):
         pipe("a red ring")
+
+
+def test_nan_in_fp16_says_what_avoids_it(tmp_path):
+    root = write_bundle(tmp_path / "nan", broken="nan", dtype="fp16")
+    message = r"native latent .* float16 overflows above 65504.* export with --dtype bf16 or fp32"
+    with (
+        FamPipeline.from_pretrained(root, progress=False) as pipe,
+        pytest.raises(NumericError, match=message),
+    ):
+        pipe("a red ring")
+
+
+def test_bf16_is_refused_before_anything_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(SessionFromOnnx, "__call__", lambda self: pytest.fail("loaded"))
+    root = write_bundle(tmp_path / "brain", dtype="bf16")
+    with pytest.raises(BackendError, match="bf16 .* --dtype fp16 or fp32.* TensorRT"):
+        FamPipeline.from_pretrained(root, progress=False)
+    with pytest.raises(BackendError, match="cannot run a bundle in bf16"):
+        OnnxruntimeBackend().load(Bundle.open(root), NATIVE_GRAPH)
 
 
 def test_np_output_is_between_0_and_1(pipe):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fam_runtime.backends.checks import check_feeds, check_output_names
-from fam_runtime.errors import BackendError
+from fam_runtime.errors import BackendError, InvalidRequest
 
 if TYPE_CHECKING:
     from fam_runtime.bundle import Bundle, GraphSpec
@@ -40,6 +41,24 @@ class Value(Protocol):
 
 
 Values = Mapping[str, Value]
+
+
+@dataclass(frozen=True)
+class GraphMemory:
+    """Bytes of the process that a graph takes on the host.
+
+    Attributes:
+        own_bytes: while it is loaded.
+        loading_bytes: instead of these, at most, while it is being loaded.
+        shared_bytes: mapped weights besides, which the UNet graphs have in common.
+        running_bytes: on top, while it runs for one picture (the VAE's graphs: 64 x 64 latent
+            samples).
+    """
+
+    own_bytes: int
+    loading_bytes: int
+    shared_bytes: int
+    running_bytes: int
 
 
 class Runner(ABC):
@@ -109,6 +128,14 @@ class Backend(ABC):
     name: str
     """What `--backend` calls it."""
 
+    def check_bundle(self, bundle: Bundle) -> None:
+        """Refuse at once a bundle that this backend cannot run; by default it runs every one.
+
+        Raises:
+            BackendError: it cannot.
+        """
+        return
+
     @abstractmethod
     def load(self, bundle: Bundle, graph: str) -> Runner:
         """Load a graph of `bundle` by the name of its file.
@@ -116,6 +143,23 @@ class Backend(ABC):
         Raises:
             BackendError: the library is missing or refuses the graph.
         """
+
+    def memory_of(self, bundle: Bundle, graph: str, *, low_memory: bool) -> GraphMemory:
+        """What `graph` takes, estimated from the manifest and the files' outlines.
+
+        Raises:
+            InvalidRequest: this backend does not compute in the host's memory.
+        """
+        raise InvalidRequest(
+            "a memory budget is for graphs that run in the host's memory",
+            got=", ".join(self.describe().values()),
+            expected="the onnxruntime backend on the CPU",
+            fix="leave the memory budget out",
+        )
+
+    def use_low_memory(self, low_memory: bool) -> None:
+        """Trade time for memory in graphs that are loaded from now on; here without effect."""
+        return
 
     @abstractmethod
     def describe(self) -> dict[str, str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from fam_runtime.backends.base import Backend, Runner
+from fam_runtime.free_memory import give_back_freed_memory
 
 if TYPE_CHECKING:
     from fam_runtime.bundle import Bundle
@@ -35,6 +36,7 @@ class RunnerPool:
         if runner is None:
             started = time.perf_counter()
             runner = self._runners[graph] = self.backend.load(self.bundle, graph)
+            give_back_freed_memory()
             self.load_seconds += time.perf_counter() - started
         self._holders[graph] = self._holders.get(graph, 0) + 1
         try:
@@ -43,9 +45,17 @@ class RunnerPool:
             self._holders[graph] -= 1
             if not self.keep and not self._holders[graph]:
                 self._runners.pop(graph, runner).close()
+                give_back_freed_memory()
+
+    def keep_only(self, graphs: Collection[str]) -> None:
+        """Close every runner but those of `graphs`."""
+        for graph in [graph for graph in self._runners if graph not in graphs]:
+            self._runners.pop(graph).close()
+        give_back_freed_memory()
 
     def close(self) -> None:
         """Close every runner; they are loaded again when they are borrowed again."""
         for runner in self._runners.values():
             runner.close()
         self._runners.clear()
+        give_back_freed_memory()

@@ -12,6 +12,7 @@ from fam_runtime.bundle.manifest import (
     FrequencyModulationInfo,
     GeneratorInfo,
     GraphSpec,
+    LoraInfo,
     Manifest,
     ModelInfo,
     PixelSize,
@@ -25,6 +26,7 @@ from fam_runtime.bundle.manifest import (
     noise_schedule_from_config,
     scale_text,
 )
+from fam_runtime.bundle.manifest_parts import TENSOR_DTYPE_OF_MODEL, ModelDtype
 from fam_runtime.bundle.publish import (
     add_files,
     publish_directory,
@@ -37,6 +39,7 @@ __all__ = [
     "MANIFEST_NAME",
     "NATIVE_GRAPH",
     "TENSOR_DTYPE_BYTES",
+    "TENSOR_DTYPE_OF_MODEL",
     "Bundle",
     "Defaults",
     "FileRecord",
@@ -44,7 +47,9 @@ __all__ = [
     "GeneratorInfo",
     "GraphSpec",
     "KernelTables",
+    "LoraInfo",
     "Manifest",
+    "ModelDtype",
     "ModelInfo",
     "PixelSize",
     "TapLayer",

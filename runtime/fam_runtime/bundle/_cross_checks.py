@@ -96,6 +96,12 @@ def _multiple(place: str, size: PixelSize, multiple: int) -> None:
 
 
 def _model(manifest: Manifest) -> None:
+    if manifest.model.guidance and manifest.model.guidance_embedding:
+        raise _contradiction(
+            "model.guidance_embedding",
+            got="true together with guidance",
+            expected="at most one of guidance and guidance_embedding",
+        )
     is_sdxl = manifest.model.family == "sdxl"
     if is_sdxl != (manifest.size_conditions is not None):
         raise _contradiction(
@@ -249,7 +255,7 @@ def _step_inputs(manifest: Manifest) -> list[str]:
         contract.STEP_NOISE,
         contract.PROMPT_EMBEDS,
     ]
-    if manifest.model.guidance:
+    if manifest.model.takes_guidance_scale:
         names.append(contract.GUIDANCE_SCALE)
     if manifest.model.family == "sdxl":
         names += [contract.POOLED_PROMPT_EMBEDS, contract.TIME_IDS]

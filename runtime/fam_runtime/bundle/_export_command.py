@@ -35,6 +35,7 @@ def _other_options(manifest: Manifest) -> list[str]:
     """Options of fam-export that are not at their defaults."""
     cutoff = manifest.frequency_modulation.cutoff_reference
     chosen = {
+        "--dtype": (manifest.model.dtype, "fp32"),
         "--taps": (manifest.taps.form, "qk"),
         "--fm-cutoff": (cutoff, FrequencyModulationInfo().cutoff_reference),
         "--upsample": (manifest.upsample.mode, UpsampleInfo().mode),
@@ -43,4 +44,7 @@ def _other_options(manifest: Manifest) -> list[str]:
     }
     options = [] if manifest.model.guidance else ["--no-guidance"]
     options += [f"{name} {value}" for name, (value, usual) in chosen.items() if value != usual]
+    for lora in manifest.model.loras:
+        path = shlex.quote(f"PATH_TO_{lora.name}:{lora.strength!r}")
+        options.append(f"--lora {path}")
     return options

@@ -16,6 +16,7 @@ from fam_runtime.bundle.manifest_parts import (
     GeneratorInfo,
     GraphSpec,
     InsideBox,
+    LoraInfo,
     ModelDtype,
     ModelInfo,
     PixelSize,
@@ -46,12 +47,13 @@ _INSIDE_BOXES: tuple[InsideBox, ...] = ("rho", "one_minus_rho")
 _UPSAMPLE_SPACES: tuple[UpsampleSpace, ...] = ("latent", "pixel")
 _UPSAMPLE_MODES: tuple[UpsampleMode, ...] = ("bicubic", "bilinear", "nearest")
 _SIZE_CONDITIONS: tuple[SizeConditions, ...] = ("stage", "native")
-_SCHEDULERS: tuple[SchedulerName, ...] = ("ddim", "dpm++2m", "euler", "euler-a")
+_SCHEDULERS: tuple[SchedulerName, ...] = ("ddim", "dpm++2m", "euler", "euler-a", "lcm")
 
 _MAX_PIXELS = 65_536
 _MAX_COUNT = 1_000_000
 _MAX_TOKEN_ID = 2**31 - 1
 _MAX_FILE_BYTES = 2**50
+_MAX_LORA_STRENGTH = 1000.0
 _MAX_DIMENSION = 2**40
 _MAX_RANK = 8
 _SYMBOLIC_DIMENSION = re.compile(r"([1-9][0-9]{0,3})?[Bhw]\Z")
@@ -108,12 +110,22 @@ def _model(at: JsonCursor) -> ModelInfo:
         family=at.member("family").choice(_FAMILIES),
         dtype=at.member("dtype").choice(_MODEL_DTYPES),
         guidance=at.member("guidance").flag(),
+        guidance_embedding=at.member("guidance_embedding").flag(),
+        loras=tuple(_lora(item) for item in at.member("loras").items()),
         latent_channels=at.member("latent_channels").integer(1, 64),
         vae_scale_factor=at.member("vae_scale_factor").integer(1, 64),
         vae_scaling_factor=at.member("vae_scaling_factor").number(1e-6, 1e6),
         size_multiple=at.member("size_multiple").integer(1, 4096),
         force_zeros_for_empty_prompt=at.member("force_zeros_for_empty_prompt").flag(),
         checkpoint_sha256=_sha256(at.member("checkpoint_sha256")),
+    )
+
+
+def _lora(at: JsonCursor) -> LoraInfo:
+    return LoraInfo(
+        name=at.member("name").text(),
+        sha256=_sha256(at.member("sha256")),
+        strength=at.member("strength").number(-_MAX_LORA_STRENGTH, _MAX_LORA_STRENGTH),
     )
 
 
@@ -201,6 +213,7 @@ def _graph(at: JsonCursor) -> GraphSpec:
         inputs=_tensors(at.member("inputs")),
         outputs=_tensors(at.member("outputs")),
         check=dict(check.value),
+        activation_bytes=at.member("activation_bytes").integer(0, _MAX_FILE_BYTES),
     )
 
 

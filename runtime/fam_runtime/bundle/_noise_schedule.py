@@ -14,6 +14,7 @@ _TIMESTEP_SPACINGS = ("leading", "linspace", "trailing")
 _FINAL_SIGMAS = ("zero", "sigma_min")
 _MAX_TRAIN_TIMESTEPS = 100_000
 _MAX_LAMBDA = 1000.0
+_MAX_TIMESTEP_SCALING = 1e6
 
 NOISE_SCHEDULE_DEFAULTS: Mapping[str, Any] = {
     "num_train_timesteps": 1000,
@@ -31,6 +32,8 @@ NOISE_SCHEDULE_DEFAULTS: Mapping[str, Any] = {
     "lower_order_final": True,
     "euler_at_final": False,
     "lambda_min_clipped": None,
+    "original_inference_steps": 50,
+    "timestep_scaling": 10.0,
 }
 """What a key means that a checkpoint's configuration lacks: the defaults of diffusers' schedulers.
 Where these disagree, for `timestep_spacing`, null keeps each sampler's own."""
@@ -70,6 +73,10 @@ def checked_noise_schedule(at: JsonCursor) -> dict[str, Any]:
         "lower_order_final": at.member("lower_order_final").flag(),
         "euler_at_final": at.member("euler_at_final").flag(),
         "lambda_min_clipped": _lambda_min(at.member("lambda_min_clipped")),
+        "original_inference_steps": at.member("original_inference_steps").integer(
+            1, _MAX_TRAIN_TIMESTEPS
+        ),
+        "timestep_scaling": at.member("timestep_scaling").number(1e-6, _MAX_TIMESTEP_SCALING),
     }
 
 

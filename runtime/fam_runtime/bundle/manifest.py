@@ -24,6 +24,8 @@ from fam_runtime.bundle.manifest_parts import (
     FrequencyModulationInfo,
     GeneratorInfo,
     GraphSpec,
+    LoraInfo,
+    ModelDtype,
     ModelInfo,
     PixelSize,
     SizeConditions,
@@ -53,6 +55,7 @@ __all__ = [
     "FrequencyModulationInfo",
     "GeneratorInfo",
     "GraphSpec",
+    "LoraInfo",
     "Manifest",
     "ModelInfo",
     "PixelSize",
@@ -143,6 +146,11 @@ class Manifest:
     def scale_of(self, target: Target) -> tuple[float, float]:
         """The factors (height, width) by which `target` is larger than the native size."""
         return (target.height / self.native.height, target.width / self.native.width)
+
+    def dtype_of(self, graph: str) -> ModelDtype:
+        """What `graph` computes in: the VAE, and so the step between the stages, in float32."""
+        vae = (self.vae.encoder, self.vae.decoder, *(target.upsample for target in self.targets))
+        return "fp32" if graph in vae else self.model.dtype
 
     def latent_size(self, size: PixelSize | Target) -> tuple[int, int]:
         """Height and width of the latent of a picture of `size`."""

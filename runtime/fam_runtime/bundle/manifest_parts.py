@@ -20,7 +20,7 @@ InsideBox = Literal["rho", "one_minus_rho"]
 UpsampleSpace = Literal["latent", "pixel"]
 UpsampleMode = Literal["bicubic", "bilinear", "nearest"]
 SizeConditions = Literal["stage", "native"]
-SchedulerName = Literal["ddim", "dpm++2m", "euler", "euler-a"]
+SchedulerName = Literal["ddim", "dpm++2m", "euler", "euler-a", "lcm"]
 
 TENSOR_DTYPE_BYTES: Mapping[TensorDtype, int] = {
     "float32": 4,
@@ -60,13 +60,28 @@ class GeneratorInfo:
 
 
 @dataclass(frozen=True)
+class LoraInfo:
+    """An adapter that the export merged into the weights, `strength` times."""
+
+    name: str
+    sha256: str
+    strength: float
+
+
+@dataclass(frozen=True)
 class ModelInfo:
-    """The checkpoint: what it is and in which units its sizes come."""
+    """The checkpoint: what it is and in which units its sizes come.
+
+    `guidance`: the step graphs compute both halves of classifier-free guidance.
+    `guidance_embedding`: the UNet was distilled with the guidance scale as a condition instead.
+    """
 
     name: str
     family: Family
     dtype: ModelDtype
     guidance: bool = True
+    guidance_embedding: bool = False
+    loras: tuple[LoraInfo, ...] = ()
     latent_channels: int = 4
     vae_scale_factor: int = 8
     vae_scaling_factor: float = 0.18215
@@ -78,6 +93,11 @@ class ModelInfo:
     def tap_dtype(self) -> TensorDtype:
         """dtype of the taps as a tensor dtype."""
         return TENSOR_DTYPE_OF_MODEL[self.dtype]
+
+    @property
+    def takes_guidance_scale(self) -> bool:
+        """Whether the step graphs have the input `guidance_scale`."""
+        return self.guidance or self.guidance_embedding
 
 
 @dataclass(frozen=True)
@@ -189,11 +209,16 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """The interface of a graph and the figures of its comparison with PyTorch."""
+    """The interface of a graph and the figures of its comparison with PyTorch.
+
+    `activation_bytes`: peak of its live tensors for one picture (the VAE's graphs: for a latent of
+    64 x 64), inputs and outputs among them, without weights; 0 when it is not known.
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     check: Mapping[str, Any] = field(default_factory=dict)
+    activation_bytes: int = 0
 
 
 @dataclass(frozen=True)

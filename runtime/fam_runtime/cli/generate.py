@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fam_runtime.errors import InvalidRequest, storage_error_from
 from fam_runtime.methods import DEFAULT_METHOD, METHODS
 from fam_runtime.native_attention import NATIVE_ATTENTION_MODES
+from fam_runtime.schedulers import SAMPLERS
 
 if TYPE_CHECKING:
     from fam_runtime.pipeline import FamPipeline
@@ -53,7 +54,7 @@ def _add_picture_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--steps", type=int, help="denoising steps of each stage")
     group.add_argument("--guidance-scale", type=float, help="how strictly to follow the prompt")
     group.add_argument("--seed", type=int, help="default: drawn, and printed")
-    group.add_argument("--scheduler", choices=["ddim", "dpm++2m", "euler", "euler-a"])
+    group.add_argument("--scheduler", choices=list(SAMPLERS))
     group.add_argument(
         "--method",
         choices=list(METHODS),
@@ -76,7 +77,10 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--native-attention", default="auto", choices=NATIVE_ATTENTION_MODES)
     group.add_argument(
-        "--memory-budget", type=bytes_from_text, metavar="SIZE", help="for auto: such as 800M or 4G"
+        "--memory-budget",
+        type=bytes_from_text,
+        metavar="SIZE",
+        help="what the process may take, such as 6G: the fastest way that fits is chosen",
     )
     group.add_argument(
         "--no-verify",
@@ -104,6 +108,7 @@ def generate(arguments: argparse.Namespace) -> int:
             provider=arguments.provider,
             num_threads=arguments.threads,
             low_memory=arguments.low_memory,
+            memory_budget_bytes=arguments.memory_budget,
             verify="size" if arguments.no_verify else "full",
             progress=not arguments.quiet,
         ) as pipe,
@@ -176,7 +181,6 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
         "num_images_per_prompt": arguments.num_images,
         "noise": arguments.noise,
         "native_attention": arguments.native_attention,
-        "memory_budget_bytes": arguments.memory_budget,
         "return_native": arguments.save_native,
     }
 
@@ -238,6 +242,8 @@ def _write(
             save_png(result.native_images[index], native, {**settings, "stage": "native"})
             say(f"{native}  {small.width}x{small.height}  the native stage")
     say(report_line(result.report))
+    if result.report["memory"] is not None:
+        say(memory_line(result.report["memory"]))
 
 
 def report_line(report: dict[str, Any]) -> str:
@@ -251,6 +257,18 @@ def report_line(report: dict[str, Any]) -> str:
         "replay": f"replayed (storing would take {report['stored_bytes'] / 1e6:.1f} MB)",
     }[choice]
     return f"{', '.join(parts)}; native attention {detail}"
+
+
+def memory_line(plan: dict[str, Any]) -> str:
+    """The memory plan: how weights are kept, and what each phase is expected to take."""
+    from fam_runtime.memory_plan import mebibytes
+
+    phases = ", ".join(f"{name} {mebibytes(size)}" for name, size in plan["phases"].items())
+    tile = "" if plan["vae_tile"] is None else f", VAE tiles of {plan['vae_tile'][0]}"
+    return (
+        f"memory within {mebibytes(plan['budget_bytes'])}: weights {plan['weights']}{tile}; "
+        f"at most {phases}"
+    )
 
 
 @contextmanager

@@ -20,6 +20,11 @@ Document = dict[str, Any]
 
 _FIX = "get the bundle again or export it again with fam-export"
 _MAX_NAMED_FILES = 5
+_WEIGHTS_TEXTS = {
+    "fp32": "fp32",
+    "fp16": "fp16",
+    "bf16": "bf16 (the onnxruntime backend cannot run it)",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -253,8 +258,9 @@ def _model_section(document: Document) -> str:
     rows = [
         ("name", model["name"]),
         ("family", model["family"]),
-        ("weights", model["dtype"]),
-        ("guidance", "yes" if model["guidance"] else "no: the checkpoint runs without it"),
+        ("weights", _WEIGHTS_TEXTS[model["dtype"]]),
+        *(("LoRA", _lora_text(lora)) for lora in model["loras"]),
+        ("guidance", _guidance_text(model)),
         ("native size", f"{_size(native)}, latent {_cross(native['latent'])}"),
         ("sizes", f"multiples of {model['size_multiple']} pixels (a target needs an export)"),
         ("predicts", document["noise_schedule"]["prediction_type"]),
@@ -272,6 +278,16 @@ def _model_section(document: Document) -> str:
         )
     )
     return "model\n" + table(rows)
+
+
+def _guidance_text(model: Document) -> str:
+    if model["guidance_embedding"]:
+        return "as a condition of the UNet: one pass a step, no negative prompt"
+    return "yes" if model["guidance"] else "no: the checkpoint runs without it"
+
+
+def _lora_text(lora: Document) -> str:
+    return f"{lora['name']}, strength {lora['strength']:g}, SHA-256 {lora['sha256'][:12]}"
 
 
 def _fm_text(reading: Document) -> str:

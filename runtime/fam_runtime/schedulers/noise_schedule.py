@@ -57,6 +57,10 @@ class NoiseSchedule:
     lower_order_final: bool = True
     euler_at_final: bool = False
     lambda_min_clipped: float = -math.inf
+    original_inference_steps: int = 50
+    """LCM: timesteps of the distillation, from which a run takes its own."""
+    timestep_scaling: float = 10.0
+    """LCM: factor of the timestep in the boundary scalings."""
 
     def __post_init__(self) -> None:
         alphas_cumprod = np.array(self.alphas_cumprod, dtype=np.float64)
@@ -110,6 +114,8 @@ class NoiseSchedule:
             lower_order_final=bool(config.get("lower_order_final", True)),
             euler_at_final=bool(config.get("euler_at_final", False)),
             lambda_min_clipped=_lambda_min(config.get("lambda_min_clipped")),
+            original_inference_steps=int(config.get("original_inference_steps", 50)),
+            timestep_scaling=float(config.get("timestep_scaling", 10.0)),
         )
 
 

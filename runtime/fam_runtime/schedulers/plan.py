@@ -37,7 +37,8 @@ class StepPlan:
     """Whether this step draws one fresh noise of the latent's shape.
 
     True for every step of an ancestral sampler, even for the last one, whose noise has weight 0:
-    diffusers draws it there too, and the stream must stay in step across several pictures.
+    diffusers draws it there too, and the stream must stay in step across several pictures. LCM
+    draws none at its last step, as in diffusers.
     """
 
 

@@ -11,6 +11,7 @@ from fam_runtime.schedulers.ddim import ddim_plan
 from fam_runtime.schedulers.dpmpp_2m import dpmpp_2m_plan
 from fam_runtime.schedulers.euler import euler_plan
 from fam_runtime.schedulers.euler_ancestral import euler_ancestral_plan
+from fam_runtime.schedulers.lcm import lcm_plan
 from fam_runtime.schedulers.noise_schedule import NoiseSchedule
 from fam_runtime.schedulers.plan import SamplingPlan
 
@@ -22,6 +23,7 @@ SAMPLERS: Mapping[str, Callable[[NoiseSchedule, int], SamplingPlan]] = MappingPr
         "dpm++2m": dpmpp_2m_plan,
         "euler": euler_plan,
         "euler-a": euler_ancestral_plan,
+        "lcm": lcm_plan,
     }
 )
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import posixpath
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
-from fam_runtime.backends.base import Array, Backend, Runner, Value
+from fam_runtime.backends.base import Array, Backend, GraphMemory, Runner, Value
 from fam_runtime.backends.onnxruntime.loader import (
     Provider,
     SessionFromOnnx,
@@ -15,7 +17,9 @@ from fam_runtime.backends.onnxruntime.loader import (
     SharedWeights,
     import_onnxruntime,
 )
+from fam_runtime.backends.onnxruntime.memory import session_memory
 from fam_runtime.backends.onnxruntime.runner import DeviceValue, OnnxruntimeRunner
+from fam_runtime.errors import BackendError
 
 if TYPE_CHECKING:
     from fam_runtime.bundle import Bundle
@@ -47,14 +51,44 @@ class OnnxruntimeBackend(Backend):
     ) -> None:
         self.settings = SessionSettings(provider, num_threads, low_memory)
         self._runtime = import_onnxruntime()
-        self._weights: dict[tuple[str, str], SharedWeights] = {}
+        # The runners own the weights: with the last one of a bundle its file is unmapped.
+        self._weights: WeakValueDictionary[tuple[str, str], SharedWeights] = WeakValueDictionary()
+
+    def check_bundle(self, bundle: Bundle) -> None:
+        """Refuse bfloat16: the CPU provider has no kernels for it, and NumPy has no such type.
+
+        Raises:
+            BackendError: the bundle is in bf16.
+        """
+        if bundle.manifest.model.dtype == "bf16":
+            raise BackendError(
+                "the onnxruntime backend cannot run a bundle in bf16",
+                got=bundle.manifest.model.dtype,
+                expected="fp16 or fp32",
+                fix="export the checkpoint with --dtype fp16 or fp32, or use a TensorRT backend",
+            )
 
     def load(self, bundle: Bundle, graph: str) -> Runner:
         """Load a graph; see :meth:`fam_runtime.backends.base.Backend.load`."""
+        self.check_bundle(bundle)
         weights = self._shared_weights(bundle, graph) if self.settings.low_memory else None
-        session = SessionFromOnnx(bundle.path(graph), self.settings, weights)()
-        spec = bundle.manifest.graphs[graph]
-        return OnnxruntimeRunner(graph, spec, session, self.settings.provider)
+        spec, dtype = bundle.manifest.graphs[graph], bundle.manifest.dtype_of(graph)
+        session = SessionFromOnnx(bundle.path(graph), self.settings, weights, dtype)()
+        return OnnxruntimeRunner(graph, spec, session, self.settings.provider, weights)
+
+    def memory_of(self, bundle: Bundle, graph: str, *, low_memory: bool) -> GraphMemory:
+        """What a session of `graph` takes; see :meth:`fam_runtime.backends.base.Backend.memory_of`.
+
+        Raises:
+            InvalidRequest: the graphs run on a GPU.
+        """
+        if self.settings.provider != "cpu":
+            return super().memory_of(bundle, graph, low_memory=low_memory)
+        return session_memory(bundle, graph, low_memory=low_memory)
+
+    def use_low_memory(self, low_memory: bool) -> None:
+        """Load graphs from now on with mapped weights, or with packed ones."""
+        self.settings = replace(self.settings, low_memory=low_memory)
 
     def describe(self) -> dict[str, str]:
         """Name, version, provider, and whether weights are packed, which decides the last bits."""
@@ -81,7 +115,7 @@ class OnnxruntimeBackend(Backend):
         return np.asarray(value)
 
     def close(self) -> None:
-        """Unmap shared weights."""
+        """Forget shared weights; the last runner that uses them unmaps them."""
         self._weights.clear()
 
     def _shared_weights(self, bundle: Bundle, graph: str) -> SharedWeights | None:
@@ -90,6 +124,8 @@ class OnnxruntimeBackend(Backend):
         if any(name not in bundle.manifest.files for name in names):
             return None
         key = (bundle.hash, folder)
-        if key not in self._weights:
-            self._weights[key] = SharedWeights(*(bundle.path(name) for name in names))
-        return self._weights[key]
+        weights = self._weights.get(key)
+        if weights is None:
+            weights = SharedWeights(*(bundle.path(name) for name in names))
+            self._weights[key] = weights
+        return weights

@@ -11,6 +11,7 @@ from fam_runtime.backends.base import Runner, Value, Values
 from fam_runtime.backends.onnxruntime.loader import (
     LOG_NOTHING_BUT_CRASHES,
     Provider,
+    SharedWeights,
     error_from_onnxruntime,
     import_onnxruntime,
 )
@@ -42,6 +43,7 @@ class OnnxruntimeRunner(Runner):
         spec: its inputs and outputs.
         session: the loaded session.
         provider: where it runs.
+        weights: the tensors that the session shares with others; they must outlive it.
     """
 
     def __init__(
@@ -50,9 +52,11 @@ class OnnxruntimeRunner(Runner):
         spec: GraphSpec,
         session: onnxruntime.InferenceSession,
         provider: Provider = "cpu",
+        weights: SharedWeights | None = None,
     ) -> None:
         super().__init__(graph, spec)
         self._session: Any = session
+        self._weights = weights
         self._provider = provider
         self._dtypes = {output.name: np.dtype(output.dtype) for output in spec.outputs}
         self._run_options: Any = import_onnxruntime().RunOptions()
@@ -71,8 +75,9 @@ class OnnxruntimeRunner(Runner):
             raise error_from_onnxruntime(f"onnxruntime failed in {self.graph}", error) from error
 
     def close_impl(self) -> None:
-        """Drop the session, which frees its memory."""
+        """Drop the session, which frees its memory, and only then its weights."""
         self._session = None
+        self._weights = None
 
     def _run_bound(self, feeds: Values, outputs: Sequence[str]) -> dict[str, Value]:
         binding = self._session.io_binding()
