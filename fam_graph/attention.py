@@ -26,31 +26,45 @@ def merge_heads(values: torch.Tensor) -> torch.Tensor:
 
 @torch.library.custom_op("fam::attention", mutates_args=())
 def attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, heads: int
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    heads: int,
+    scale: float | None = None,
 ) -> torch.Tensor:
-    """``softmax(Q Kᵀ / √d) V`` for every head.
+    """``softmax(scale · Q Kᵀ) V`` for every head.
 
     Args:
         query: ``[B, N, heads·d]``.
         key, value: ``[B, M, heads·d]``.
         heads: number of heads.
+        scale: None is ``1/√d``; 1 for queries that are scaled already.
 
     Returns:
         ``[B, N, heads·d]``, the dtype of `query`.
     """
     result = F.scaled_dot_product_attention(
-        split_heads(query, heads), split_heads(key, heads), split_heads(value, heads)
+        split_heads(query, heads), split_heads(key, heads), split_heads(value, heads), scale=scale
     )
     return merge_heads(result).contiguous()
 
 
 @attention.register_fake
-def _(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, heads: int) -> torch.Tensor:
+def _(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    heads: int,
+    scale: float | None = None,
+) -> torch.Tensor:
     return torch.empty_like(query, memory_format=torch.contiguous_format)
 
 
-def attention_map(query: torch.Tensor, key: torch.Tensor, heads: int) -> torch.Tensor:
-    """``M = softmax(Q Kᵀ / √d)``, ``[B, heads, N, M]``; only small maps should be asked for."""
+def attention_map(
+    query: torch.Tensor, key: torch.Tensor, heads: int, scale: float | None = None
+) -> torch.Tensor:
+    """``M = softmax(scale · Q Kᵀ)``, ``[B, heads, N, M]``; only small maps should be asked for."""
     queries, keys = split_heads(query, heads), split_heads(key, heads)
-    scale = queries.shape[-1] ** -0.5
+    if scale is None:
+        scale = queries.shape[-1] ** -0.5
     return torch.softmax((queries * scale) @ keys.transpose(-1, -2), dim=-1)

@@ -109,6 +109,7 @@ def modulated_attention(
     resampler: TokenGridResampler,
     strength: torch.Tensor,
     heads: int,
+    scale: float | None = None,
 ) -> torch.Tensor:
     """``(1-λ)·SDPA(Q,K,V) + λ·Up(Mⁿ · Down(V))``, Eqs. 6-7 in the factorised form.
 
@@ -118,15 +119,16 @@ def modulated_attention(
         resampler: the layer's token grids.
         strength: λ, a scalar tensor; 0 is plain attention, 1 is "swapping" (Fig. 8).
         heads: number of heads.
+        scale: of both attentions, see :func:`fam_graph.attention.attention`.
 
     Returns:
         ``[2B, N, heads·d]``.
     """
     pooled = resampler.down(value)
     if isinstance(native, NativeQueryKey):
-        attended = attention(native.query, native.key, pooled, heads)
+        attended = attention(native.query, native.key, pooled, heads, scale)
     else:
         attended = merge_heads(native.map @ split_heads(pooled, heads))
     weight = strength.to(value.dtype)
-    own = attention(query, key, value, heads)
+    own = attention(query, key, value, heads, scale)
     return own + weight * (resampler.up(attended) - own)

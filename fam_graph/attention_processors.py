@@ -34,6 +34,7 @@ class AttentionExchange(Protocol):
         key: torch.Tensor,
         value: torch.Tensor,
         heads: int,
+        scale: float | None = None,
     ) -> torch.Tensor:
         """Attention of `layer` between its projections, all ``[batch, tokens, heads·d]``."""
         ...
@@ -61,15 +62,16 @@ class TapRecorder:
         key: torch.Tensor,
         value: torch.Tensor,
         heads: int,
+        scale: float | None = None,
     ) -> torch.Tensor:
         """Plain attention; a tap layer's native attention is kept."""
         if layer in self.layers:
             self.taps[layer] = (
                 NativeQueryKey(query, key)
                 if self.form == "qk"
-                else NativeMap(attention_map(query, key, heads))
+                else NativeMap(attention_map(query, key, heads, scale))
             )
-        return attention(query, key, value, heads)
+        return attention(query, key, value, heads, scale)
 
 
 class NativeGuidance:
@@ -100,13 +102,21 @@ class NativeGuidance:
         key: torch.Tensor,
         value: torch.Tensor,
         heads: int,
+        scale: float | None = None,
     ) -> torch.Tensor:
         """Modulated attention in tap layers, plain attention elsewhere."""
         if layer not in self.native:
-            return attention(query, key, value, heads)
+            return attention(query, key, value, heads, scale)
         self.asked.add(layer)
         return modulated_attention(
-            query, key, value, self.native[layer], self.resamplers[layer], self.strength, heads
+            query,
+            key,
+            value,
+            self.native[layer],
+            self.resamplers[layer],
+            self.strength,
+            heads,
+            scale,
         )
 
 
@@ -140,16 +150,31 @@ class FusedAttentionProcessor:
             hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         query, key, value = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
+        query, scale = scaled_query(attn, query)
         if exchange is None:
-            attended = attention(query, key, value, attn.heads)
+            attended = attention(query, key, value, attn.heads, scale)
         else:
-            attended = exchange.attend(self.layer, query, key, value, attn.heads)
+            attended = exchange.attend(self.layer, query, key, value, attn.heads, scale)
         result = attn.to_out[0](attended)
         if spatial:
             result = result.transpose(1, 2).reshape(batch, channels, height, width)
         if attn.residual_connection:
             result = result + residual
         return result / attn.rescale_output_factor
+
+
+def scaled_query(attn: Attention, query: torch.Tensor) -> tuple[torch.Tensor, float | None]:
+    """Queries, and the scale that is left to the attention operator.
+
+    The logits of SD 2.1 exceed fp16's range before they are scaled; its configuration asks for
+    ``upcast_attention``. (1) Attend in fp32. (2) Scale the queries first, so that the product is
+    the scaled one, at most 65504 as long as the logits are. We do (2) because fused kernels sum in
+    fp32 anyway (diffusers' own fused processor ignores the flag), and because no library fuses
+    attention in fp32: the map of one layer at 1536x1536 would take 50 GB.
+    """
+    if attn.upcast_attention:
+        return query * attn.scale, 1.0
+    return query, None
 
 
 def fuse_attention(model: Any) -> None:

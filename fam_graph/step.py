@@ -8,6 +8,7 @@ latents ``H × W``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -74,7 +75,8 @@ class DenoisingStep(nn.Module):
             model_input.to(self.unet.dtype),
             inputs[contract.TIMESTEP],
             encoder_hidden_states=inputs[contract.PROMPT_EMBEDS].to(self.unet.dtype),
-            added_cond_kwargs=added_conditions(inputs, self.unet.dtype),
+            timestep_cond=self._guidance_condition(inputs, model_input.shape[0]),
+            added_cond_kwargs=added_conditions(inputs),
             cross_attention_kwargs={"exchange": exchange},
             return_dict=False,
         )[0].to(torch.float32)
@@ -84,6 +86,18 @@ class DenoisingStep(nn.Module):
         batch = latent.shape[0]
         unconditional, conditional = output[:batch], output[batch:]
         return unconditional + inputs[contract.GUIDANCE_SCALE] * (conditional - unconditional)
+
+    def _guidance_condition(self, inputs: Tensors, batch: int) -> torch.Tensor | None:
+        """The guidance scale as the embedding that latent consistency models were distilled with.
+
+        Its range in their training is that of ``g - 1``, where ``g`` is the guidance scale that
+        users know; None for every other UNet.
+        """
+        width = guidance_embedding_width(self.unet)
+        if width is None:
+            return None
+        embedding = sinusoidal_embedding(inputs[contract.GUIDANCE_SCALE] - 1, width)
+        return embedding.to(self.unet.dtype).expand(batch, width)
 
     def advance(
         self, latent: torch.Tensor, output: torch.Tensor, inputs: Tensors
@@ -124,7 +138,8 @@ class NativeStep(DenoisingStep):
                 `step_coefficients` float32 ``[9]``, `previous_prediction` and `step_noise` like
                 `latent`, `guidance_scale` float32 ``[]``, `prompt_embeds` float32 ``[2B, 77, D]``
                 and for SDXL `pooled_prompt_embeds` ``[2B, P]``, `time_ids` float32 ``[2B, 6]``.
-                Without guidance the batch is ``B`` and `guidance_scale` is absent.
+                Without guidance the batch is ``B``, and `guidance_scale` is absent unless the
+                UNet embeds it (latent consistency models).
 
         Returns:
             `next_latent`, `prediction`, and the taps of every layer.
@@ -206,12 +221,41 @@ class TargetStep(DenoisingStep):
         return self.advance(latent, output, inputs)
 
 
-def added_conditions(inputs: Tensors, dtype: torch.dtype) -> dict[str, torch.Tensor] | None:
-    """SDXL's pooled text embedding and size conditions, or None for other checkpoints."""
+def guidance_embedding_width(unet: UNet2DConditionModel) -> int | None:
+    """Width of the embedded guidance scale; None for a UNet that takes none."""
+    width = unet.config["time_cond_proj_dim"]
+    return None if width is None else int(width)
+
+
+def sinusoidal_embedding(value: torch.Tensor, width: int) -> torch.Tensor:
+    """``[sin(1000·v·f), cos(1000·v·f)]`` with frequencies from 1 down to 1e-4.
+
+    That is ``get_guidance_scale_embedding`` of diffusers' pipelines for one value.
+
+    Args:
+        value: float32 scalar.
+        width: an even number.
+
+    Returns:
+        float32 ``[1, width]``.
+    """
+    half = width // 2
+    exponents = torch.arange(half, dtype=torch.float32, device=value.device)
+    frequencies = torch.exp(exponents * -(math.log(10000.0) / (half - 1)))
+    angles = value * 1000.0 * frequencies
+    return torch.cat([torch.sin(angles), torch.cos(angles)]).reshape(1, width)
+
+
+def added_conditions(inputs: Tensors) -> dict[str, torch.Tensor] | None:
+    """SDXL's pooled text embedding and size conditions, or None for other checkpoints.
+
+    The UNet joins the pooled embedding with the sinusoids of the sizes, which are float32, and
+    casts what comes out: in a graph of half precision both must be float32 until then.
+    """
     if contract.TIME_IDS not in inputs:
         return None
     return {
-        "text_embeds": inputs[contract.POOLED_PROMPT_EMBEDS].to(dtype),
+        "text_embeds": inputs[contract.POOLED_PROMPT_EMBEDS],
         "time_ids": inputs[contract.TIME_IDS],
     }
 

@@ -28,7 +28,12 @@ def _attention_op() -> values.Op:
         inputs=[onnx.defs.OpSchema.FormalParameter(n, "T") for n in ("query", "key", "value")],
         outputs=[onnx.defs.OpSchema.FormalParameter("output", "T")],
         type_constraints=[("T", ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"], "")],
-        attributes=[onnx.defs.OpSchema.Attribute("num_heads", onnx.defs.OpSchema.AttrType.INT, "")],
+        attributes=[
+            onnx.defs.OpSchema.Attribute("num_heads", onnx.defs.OpSchema.AttrType.INT, ""),
+            onnx.defs.OpSchema.Attribute(
+                "scale", onnx.defs.OpSchema.AttrType.FLOAT, "", required=False
+            ),
+        ],
     )
     return values.Op(values.Opset(CONTRIB_DOMAIN, 1), ATTENTION_OP, schema)
 
@@ -37,7 +42,11 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     """What ``torch.onnx.export`` needs to translate ``fam::attention`` into one node."""
     op = _attention_op()
 
-    def multi_head_attention(query: Any, key: Any, value: Any, heads: int) -> Any:
-        return op(query, key, value, num_heads=heads)
+    def multi_head_attention(
+        query: Any, key: Any, value: Any, heads: int, scale: float | None = None
+    ) -> Any:
+        if scale is None:
+            return op(query, key, value, num_heads=heads)
+        return op(query, key, value, num_heads=heads, scale=scale)
 
     return {torch.ops.fam.attention.default: multi_head_attention}

@@ -9,13 +9,21 @@ from fam_export.checkpoint import PROMPT_TOKENS
 from fam_export.graph_definition import GraphDefinition
 from fam_export.options import ExportOptions
 from fam_graph.attention_modulation import Grid
-from fam_graph.step import NativeStep, TargetStep
+from fam_graph.step import NativeStep, TargetStep, guidance_embedding_width
 from fam_graph.taps import latent_multiple, resolve_tap_layers, token_grid
 from fam_graph.text_encoder import TextEncoder
 from fam_graph.upsample import LatentUpsample, PixelUpsample
 from fam_graph.vae import VaeDecoder, VaeEncoder
 from fam_runtime import contract
-from fam_runtime.bundle import NATIVE_GRAPH, PixelSize, TapLayer, Taps, Target, TensorSpec
+from fam_runtime.bundle import (
+    NATIVE_GRAPH,
+    TENSOR_DTYPE_OF_MODEL,
+    PixelSize,
+    TapLayer,
+    Taps,
+    Target,
+    TensorSpec,
+)
 from fam_runtime.contract import StepCoefficient, tap_names
 
 if TYPE_CHECKING:
@@ -37,13 +45,16 @@ class UnetFacts:
         pixels_per_latent: the VAE's factor.
         embedding_width: ``D`` of `prompt_embeds`.
         pooled_width: ``P`` of `pooled_prompt_embeds`; None without SDXL's conditions.
+        guidance_embedding: the UNet takes the guidance scale as an embedding (LCM).
         taps: tap layers with their native token grids.
+        size_multiple: pixels; sizes must be multiples of it.
     """
 
     latent_native: Grid
     pixels_per_latent: int
     embedding_width: int
     pooled_width: int | None
+    guidance_embedding: bool
     taps: Taps
     size_multiple: int
 
@@ -58,17 +69,34 @@ class UnetFacts:
         return size.height // self.pixels_per_latent, size.width // self.pixels_per_latent
 
 
+def file_of(kind: str, target: Target | None = None) -> str:
+    """Name in the bundle of the graph of that kind."""
+    if target is not None:
+        return target.upsample if kind == "upsample" else target.step
+    return NATIVE_GRAPH if kind == "native" else f"{kind}/model.onnx"
+
+
 def unet_facts(
-    unet: UNet2DConditionModel, pixels_per_latent: int, options: ExportOptions
+    unet: UNet2DConditionModel,
+    pixels_per_latent: int,
+    options: ExportOptions,
+    latent_native: Grid | None = None,
 ) -> UnetFacts:
-    """Read the facts off a loaded UNet.
+    """Read the facts off a UNet; it needs no data.
+
+    Args:
+        unet: the UNet.
+        pixels_per_latent: the VAE's factor.
+        options: of the export.
+        latent_native: native latent size; None is that of the configuration.
 
     Raises:
         fam_graph.taps.UnknownTapLayer: the options name a layer that the UNet does not have.
     """
     config = unet.config
     sample = config["sample_size"]
-    latent_native = (sample, sample) if isinstance(sample, int) else (sample[0], sample[1])
+    if latent_native is None:
+        latent_native = (sample, sample) if isinstance(sample, int) else (sample[0], sample[1])
     layers = []
     for name in resolve_tap_layers(unet, options.tap_layers):
         attention = unet.get_submodule(name)
@@ -89,6 +117,7 @@ def unet_facts(
         pixels_per_latent=pixels_per_latent,
         embedding_width=int(config["cross_attention_dim"]),
         pooled_width=pooled_width,
+        guidance_embedding=guidance_embedding_width(unet) is not None,
         taps=Taps(options.tap_form, tuple(layers)),
         size_multiple=latent_multiple(unet) * pixels_per_latent,
     )
@@ -107,11 +136,11 @@ def native_step(
             form=options.tap_form,
             guidance=options.guidance,
         ),
-        inputs=step_inputs(facts, facts.latent_native, options.guidance),
+        inputs=step_inputs(facts, facts.latent_native, options),
         outputs=(
             _renamed(latent, contract.NEXT_LATENT),
             _renamed(latent, contract.PREDICTION),
-            *tap_specs(facts.taps, options.guidance),
+            *tap_specs(facts.taps, options),
         ),
         keyed=True,
         trace_sizes=BATCH_TRACE,
@@ -136,14 +165,14 @@ def target_step(
             guidance=options.guidance,
         ),
         inputs=(
-            *step_inputs(facts, grid, options.guidance),
+            *step_inputs(facts, grid, options),
             _renamed(latent, contract.REFERENCE_LATENT),
             _renamed(latent, contract.REFERENCE_NOISE),
             TensorSpec(contract.FM_KERNEL_ROWS, "float32", (grid[0],)),
             TensorSpec(contract.FM_KERNEL_COLUMNS, "float32", (grid[1],)),
             TensorSpec(contract.FM_WEIGHT, "float32", ()),
             TensorSpec(contract.AM_STRENGTH, "float32", ()),
-            *tap_specs(facts.taps, options.guidance),
+            *tap_specs(facts.taps, options),
         ),
         outputs=(_renamed(latent, contract.NEXT_LATENT), _renamed(latent, contract.PREDICTION)),
         keyed=True,
@@ -175,10 +204,11 @@ def upsample(
 
 
 def text_encoder(
-    model: CLIPTextModel | CLIPTextModelWithProjection, index: int, max_length: int, *, sdxl: bool
+    model: CLIPTextModel | CLIPTextModelWithProjection, kind: str, *, sdxl: bool
 ) -> GraphDefinition:
     """Token ids → embeddings; SDXL takes the last but one hidden state and a pooled embedding."""
     module = TextEncoder(model, penultimate=sdxl)
+    max_length = int(model.config.max_position_embeddings)
     outputs = [
         TensorSpec(
             contract.PROMPT_EMBEDS, "float32", ("B", max_length, int(model.config.hidden_size))
@@ -189,9 +219,8 @@ def text_encoder(
             contract.POOLED_PROMPT_EMBEDS, "float32", ("B", int(model.config.projection_dim))
         )
         outputs.append(pooled)
-    folder = "text_encoder" if index == 0 else f"text_encoder_{index + 1}"
     return GraphDefinition(
-        file=f"{folder}/model.onnx",
+        file=file_of(kind),
         module=module,
         inputs=(TensorSpec(contract.INPUT_IDS, "int64", ("B", max_length)),),
         outputs=tuple(outputs),
@@ -204,7 +233,7 @@ def text_encoder(
 def vae_decoder(vae: AutoencoderKL, pixels_per_latent: int) -> GraphDefinition:
     """Latent → picture, for any size."""
     return GraphDefinition(
-        file="vae_decoder/model.onnx",
+        file=file_of("vae_decoder"),
         module=VaeDecoder(vae),
         inputs=(TensorSpec(contract.LATENT, "float32", ("B", 4, "h", "w")),),
         outputs=(_image_spec(pixels_per_latent),),
@@ -217,7 +246,7 @@ def vae_decoder(vae: AutoencoderKL, pixels_per_latent: int) -> GraphDefinition:
 def vae_encoder(vae: AutoencoderKL, pixels_per_latent: int) -> GraphDefinition:
     """Picture → latent, for any size."""
     return GraphDefinition(
-        file="vae_encoder/model.onnx",
+        file=file_of("vae_encoder"),
         module=VaeEncoder(vae),
         inputs=(_image_spec(pixels_per_latent),),
         outputs=(TensorSpec(contract.LATENT, "float32", ("B", 4, "h", "w")),),
@@ -227,9 +256,9 @@ def vae_encoder(vae: AutoencoderKL, pixels_per_latent: int) -> GraphDefinition:
     )
 
 
-def tap_specs(taps: Taps, guidance: bool) -> tuple[TensorSpec, ...]:
+def tap_specs(taps: Taps, options: ExportOptions) -> tuple[TensorSpec, ...]:
     """The tensors that carry native attention, in graph order."""
-    batch = _text_batch(guidance)
+    batch, dtype = _text_batch(options), TENSOR_DTYPE_OF_MODEL[options.dtype]
     specs: list[TensorSpec] = []
     for layer in taps.layers:
         tokens = layer.token_count
@@ -238,16 +267,14 @@ def tap_specs(taps: Taps, guidance: bool) -> tuple[TensorSpec, ...]:
             if taps.form == "qk"
             else (batch, layer.heads, tokens, tokens)
         )
-        specs.extend(
-            TensorSpec(name, "float32", shape) for name in tap_names(layer.name, taps.form)
-        )
+        specs.extend(TensorSpec(name, dtype, shape) for name in tap_names(layer.name, taps.form))
     return tuple(specs)
 
 
-def step_inputs(facts: UnetFacts, grid: Grid, guidance: bool) -> tuple[TensorSpec, ...]:
+def step_inputs(facts: UnetFacts, grid: Grid, options: ExportOptions) -> tuple[TensorSpec, ...]:
     """Inputs that both step graphs have, for a latent of `grid` samples, in graph order."""
     latent = _latent_spec(contract.LATENT, grid)
-    batch = _text_batch(guidance)
+    batch = _text_batch(options)
     specs = [
         latent,
         TensorSpec(contract.TIMESTEP, "float32", ()),
@@ -255,7 +282,7 @@ def step_inputs(facts: UnetFacts, grid: Grid, guidance: bool) -> tuple[TensorSpe
         _renamed(latent, contract.PREVIOUS_PREDICTION),
         _renamed(latent, contract.STEP_NOISE),
     ]
-    if guidance:
+    if options.guidance or facts.guidance_embedding:
         specs.append(TensorSpec(contract.GUIDANCE_SCALE, "float32", ()))
     specs.append(
         TensorSpec(contract.PROMPT_EMBEDS, "float32", (batch, PROMPT_TOKENS, facts.embedding_width))
@@ -266,8 +293,8 @@ def step_inputs(facts: UnetFacts, grid: Grid, guidance: bool) -> tuple[TensorSpe
     return tuple(specs)
 
 
-def _text_batch(guidance: bool) -> str:
-    return "2B" if guidance else "B"
+def _text_batch(options: ExportOptions) -> str:
+    return "2B" if options.guidance else "B"
 
 
 def _latent_spec(name: str, grid: Grid) -> TensorSpec:

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import torch
 
 import fam_export
 import fam_graph
 from fam_export.checkpoint import Checkpoint
 from fam_export.definitions import UnetFacts
+from fam_export.graph_factory import GraphFactory
 from fam_export.manifest_assembly import (
     GENERATOR,
     check_same_options,
+    defaults_of,
     extended_manifest,
     manifest_from_records,
 )
 from fam_export.options import ExportOptions, SizeLimits, targets_from
-from fam_export.parity import CHECK_THREADS
+from fam_export.preflight import preflight
 from fam_export.progress import NoProgress, Progress
 from fam_export.stages import UNET_FOLDER, Stage, StageContext, base_stages, target_stages
 from fam_export.staging import StageRecord, Staging
@@ -53,11 +53,22 @@ class ExportResult:
         bundle: where the bundle is.
         added: targets that this run added.
         present: targets that were there before.
+        stages: how long each took, in order.
     """
 
     bundle: Path
     added: tuple[PixelSize, ...]
     present: tuple[PixelSize, ...]
+    stages: tuple[StageTime, ...] = ()
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """How long a stage took; `resumed`: an earlier run, which was killed, had done it."""
+
+    name: str
+    seconds: float
+    resumed: bool
 
 
 def export(
@@ -68,6 +79,7 @@ def export(
     sizes: Sequence[str] = (),
     options: ExportOptions | None = None,
     progress: Progress | None = None,
+    check_resources: bool = True,
 ) -> ExportResult:
     """Export a checkpoint to a bundle at `output`, or add targets to the bundle that is there.
 
@@ -79,33 +91,43 @@ def export(
         output: directory of the bundle.
         scales: factors such as ``"2"`` or ``"2x4"``.
         sizes: ``"HEIGHTxWIDTH"`` in pixels.
-        options: None means the defaults.
+        options: None means those of :func:`options_for`.
         progress: is told about stages; None is silent.
+        check_resources: refuse what the machine has not the memory or the disk for.
 
     Raises:
         InvalidRequest: a size that the checkpoint cannot do, or an unknown tap layer.
         CheckpointError: the checkpoint cannot be read.
         ParityError: an exported graph does not compute what its module computes.
-        ExportError: the bundle at `output` was made from something else.
+        ExportError: the bundle at `output` was made from something else, or there is not enough
+            memory.
+        StorageError: there is not enough space on the disk.
     """
-    options, progress = options or ExportOptions(), progress or NoProgress()
+    options, progress = options or options_for(checkpoint), progress or NoProgress()
+    graphs = GraphFactory(checkpoint, options)
+    facts = _facts(graphs)
+    wanted = targets_from(scales, sizes, SizeLimits(facts.native, facts.size_multiple))
+    defaults = defaults_of(checkpoint, options, facts)
+    # Sizes are compared here, hashes below: nothing that takes time comes before the preflight.
+    added = _missing(wanted, _existing_bundle(output, verify="size"))
+    needs = preflight(graphs, output, added, defaults)
+    progress.plan(needs)
+    if check_resources:
+        needs.check()
     fingerprint = checkpoint.fingerprint()
     work = _fingerprint_of_work(fingerprint, options)
-    with Staging.opened(output.absolute(), work) as staging, _one_thread():
+    with Staging.opened(output.absolute(), work) as staging:
         existing = _existing_bundle(output)
+        added = _missing(wanted, existing)
         weights = (output if existing else staging.bundle) / UNET_FOLDER
-        context = StageContext(checkpoint, fingerprint, options, staging.bundle, weights)
-        facts = _facts(context)
-        wanted = targets_from(scales, sizes, SizeLimits(facts.native, facts.size_multiple))
-        present = tuple(t.size for t in existing.manifest.targets) if existing else ()
-        added = tuple(size for size in wanted if size not in present)
+        context = StageContext(graphs, fingerprint, staging.bundle, weights)
         if existing:
             check_same_options(existing.manifest, context)
             remove_temporary_files(output)
             _remove_orphans(output, set(existing.manifest.files))
         stages = () if existing else base_stages(checkpoint)
         stages += tuple(stage for size in added for stage in target_stages(size))
-        records = _run(stages, context, staging, progress)
+        records, times = _run(stages, context, staging, progress)
         if existing is None:
             manifest = manifest_from_records(context, added, records)
             _remove_unlisted(staging.bundle, set(manifest.files))
@@ -115,19 +137,31 @@ def export(
             manifest = extended_manifest(existing.manifest, added, records)
             add_files(output, staging.bundle, manifest)
         staging.remove()
-    return ExportResult(output, added, tuple(size for size in wanted if size in present))
+    present = tuple(size for size in wanted if size not in added)
+    return ExportResult(output, added, present, times)
 
 
-def _existing_bundle(output: Path) -> Bundle | None:
+def options_for(checkpoint: Checkpoint) -> ExportOptions:
+    """The defaults for a checkpoint: a distilled one is exported without guidance."""
+    return ExportOptions(guidance=checkpoint.distilled is None)
+
+
+def _existing_bundle(output: Path, verify: str = "full") -> Bundle | None:
     """The whole bundle at `output`; None where nothing or an empty directory is."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return None
-    return Bundle.open(output)
+    return Bundle.open(output, verify=verify)
 
 
-def _facts(context: StageContext) -> UnetFacts:
+def _missing(wanted: Sequence[PixelSize], existing: Bundle | None) -> tuple[PixelSize, ...]:
+    """Targets that the bundle does not have yet."""
+    present = {target.size for target in existing.manifest.targets} if existing else set()
+    return tuple(size for size in wanted if size not in present)
+
+
+def _facts(graphs: GraphFactory) -> UnetFacts:
     try:
-        return context.facts
+        facts = graphs.facts
     except UnknownTapLayer as error:
         raise InvalidRequest(
             "the checkpoint has no such tap layer",
@@ -135,6 +169,14 @@ def _facts(context: StageContext) -> UnetFacts:
             expected=f"self-attention layers or prefixes of {', '.join(error.available)}",
             fix="leave --tap-layers out for the layers of the paper",
         ) from error
+    if facts.guidance_embedding and graphs.options.guidance:
+        raise InvalidRequest(
+            "the checkpoint takes the guidance scale as a condition of its UNet",
+            got="--guidance",
+            expected="a graph without the guidance batch",
+            fix="leave --guidance out",
+        )
+    return facts
 
 
 def _fingerprint_of_work(checkpoint: str, options: ExportOptions) -> str:
@@ -155,9 +197,10 @@ def _fingerprint_of_work(checkpoint: str, options: ExportOptions) -> str:
 
 def _run(
     stages: Sequence[Stage], context: StageContext, staging: Staging, progress: Progress
-) -> Mapping[str, StageRecord]:
-    records = {}
+) -> tuple[Mapping[str, StageRecord], tuple[StageTime, ...]]:
+    records, times = {}, []
     for index, stage in enumerate(stages):
+        begun = time.monotonic()
         announce = progress.begin(stage, index, len(stages))
         record = staging.record_of(stage.name)
         resumed = record is not None
@@ -166,7 +209,8 @@ def _run(
             record = staging.finish(stage.name, result.files, result.graphs)
         progress.end(resumed=resumed)
         records[stage.name] = record
-    return records
+        times.append(StageTime(stage.name, time.monotonic() - begun, resumed))
+    return records, tuple(times)
 
 
 def _remove_orphans(bundle: Path, listed: set[str]) -> None:
@@ -182,14 +226,3 @@ def _remove_unlisted(root: Path, listed: set[str]) -> None:
     for file in sorted(root.rglob("*")):
         if file.is_file() and file.relative_to(root).as_posix() not in listed:
             file.unlink()
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """The figures of the numeric check go into the manifest, and one thread makes them repeat."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(CHECK_THREADS)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

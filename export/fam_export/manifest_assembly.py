@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fam_export.checkpoint import DEMO
+from fam_export.checkpoint import DEMO, Checkpoint
+from fam_export.definitions import UnetFacts
+from fam_export.options import ExportOptions
 from fam_export.stages import StageContext
 from fam_export.staging import StageRecord
 from fam_graph.frequency_modulation import CUTOFF_CONSTANT
@@ -17,6 +19,7 @@ from fam_runtime.bundle import (
     FrequencyModulationInfo,
     GeneratorInfo,
     GraphSpec,
+    LoraInfo,
     Manifest,
     ModelInfo,
     PixelSize,
@@ -33,6 +36,9 @@ GENERATOR = "fam-diffusion"
 DEFAULTS = Defaults()
 DEFAULTS_DEMO = Defaults(num_inference_steps=25, guidance_scale=4.0)
 """The demo's small UNet needs fewer steps, and its colours saturate beyond this guidance."""
+
+GUIDANCE_SCALE_LCM = 8.5
+"""What diffusers' pipeline for latent consistency models takes by default."""
 
 
 def manifest_from_records(
@@ -80,7 +86,7 @@ def check_same_options(manifest: Manifest, context: StageContext) -> None:
     if here["model"].checkpoint_sha256 != manifest.model.checkpoint_sha256:
         raise ExportError(
             "the bundle was exported from another checkpoint",
-            got=context.checkpoint.root.as_posix(),
+            got=context.checkpoint.source,
             expected=f"the checkpoint {manifest.model.name} that it was made from, unchanged",
             fix="give that --model, or choose another --output",
         )
@@ -99,15 +105,17 @@ def check_same_options(manifest: Manifest, context: StageContext) -> None:
 def _description(context: StageContext) -> dict[str, Any]:
     """Every field of a manifest that does not depend on targets and files."""
     checkpoint, options, facts = context.checkpoint, context.options, context.facts
-    vae, scheduler = checkpoint.config("vae"), checkpoint.config("scheduler")
+    vae, scheduler = checkpoint.config("vae"), checkpoint.scheduler_config
     NoiseSchedule.from_config(scheduler)  # refuses what no sampler of the runtime does
     return {
         "generator": GeneratorInfo(GENERATOR, importlib.metadata.version(GENERATOR)),
         "model": ModelInfo(
             name=checkpoint.name,
             family=checkpoint.family,
-            dtype="fp32",
+            dtype=options.dtype,
             guidance=options.guidance,
+            guidance_embedding=facts.guidance_embedding,
+            loras=_loras(checkpoint),
             latent_channels=int(vae["latent_channels"]),
             vae_scale_factor=facts.pixels_per_latent,
             vae_scaling_factor=float(vae["scaling_factor"]),
@@ -124,8 +132,27 @@ def _description(context: StageContext) -> dict[str, Any]:
         ),
         "upsample": UpsampleInfo(space=options.upsample_space, mode=options.upsample_mode),
         "size_conditions": options.size_conditions if checkpoint.family == "sdxl" else None,
-        "defaults": DEFAULTS_DEMO if checkpoint.name == DEMO else DEFAULTS,
+        "defaults": defaults_of(checkpoint, options, facts),
     }
+
+
+def _loras(checkpoint: Checkpoint) -> tuple[LoraInfo, ...]:
+    return tuple(LoraInfo(lora.name, lora.sha256(), lora.strength) for lora in checkpoint.loras)
+
+
+def defaults_of(checkpoint: Checkpoint, options: ExportOptions, facts: UnetFacts) -> Defaults:
+    """How the checkpoint is sampled when the user does not say."""
+    if checkpoint.name == DEMO:
+        return DEFAULTS_DEMO
+    distilled = checkpoint.distilled
+    if distilled is None or options.guidance:
+        return DEFAULTS
+    scale = GUIDANCE_SCALE_LCM if facts.guidance_embedding else 1.0
+    return Defaults(
+        scheduler=distilled.scheduler,
+        num_inference_steps=distilled.num_inference_steps,
+        guidance_scale=scale,
+    )
 
 
 def _text_encoders(context: StageContext) -> tuple[TextEncoderInfo, ...]:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from fam_graph.frequency_modulation import CutoffReference
 from fam_graph.interpolation import InterpolationMode
-from fam_runtime.bundle import PixelSize
+from fam_runtime.bundle import ModelDtype, PixelSize
 from fam_runtime.contract import TapForm
 from fam_runtime.errors import InvalidRequest
 from fam_runtime.target_choice import MAX_SCALE
@@ -21,6 +21,7 @@ class ExportOptions:
     """Options that shape every graph of a bundle; adding a target needs the same ones.
 
     Attributes:
+        dtype: precision of the UNet and the text encoders (:mod:`fam_export.precision`).
         tap_form: hand queries and keys (`qk`) or attention maps (`maps`) to the target stage.
         tap_layers: layer names or prefixes; None is the paper's choice.
         guidance: export the classifier-free-guidance batch.
@@ -29,6 +30,7 @@ class ExportOptions:
         size_conditions: SDXL's size conditions of the target stage: its own size or the native.
     """
 
+    dtype: ModelDtype = "fp32"
     tap_form: TapForm = "qk"
     tap_layers: tuple[str, ...] | None = None
     guidance: bool = True

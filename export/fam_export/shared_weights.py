@@ -55,12 +55,13 @@ def write_shared_weights(model: ir.Model, directory: Path) -> WeightTable:
     def write(file: BinaryIO) -> None:
         offset = 0
         for value, tensor in _shareable(model):
-            entry = _entry(tensor, offset)
+            data = tensor.tobytes()
+            entry = _entry(tensor, data, offset)
             if entry.identity in known:
                 continue
             known.add(entry.identity)
             table[str(value.name)] = entry
-            file.write(tensor.tobytes())
+            file.write(data)
             padding = -entry.bytes % ALIGNMENT_BYTES
             file.write(b"\0" * padding)
             offset += entry.bytes + padding
@@ -104,7 +105,7 @@ def refer_to_shared_weights(model: ir.Model, table: WeightTable, file: str) -> N
     unshared_bytes = total_bytes = 0
     for value, tensor in list(_shareable(model)):
         total_bytes += tensor.nbytes
-        found = by_identity.get(_entry(tensor, 0).identity)
+        found = by_identity.get(_entry(tensor, tensor.tobytes(), 0).identity)
         if found is None:
             unshared_bytes += tensor.nbytes
             continue
@@ -173,11 +174,11 @@ def _shareable(model: ir.Model) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
             yield value, tensor
 
 
-def _entry(tensor: ir.TensorProtocol, offset: int) -> WeightEntry:
+def _entry(tensor: ir.TensorProtocol, data: bytes, offset: int) -> WeightEntry:
     return WeightEntry(
         dtype=tensor.dtype.numpy().name,
         shape=tuple(tensor.shape.numpy()),
         offset=offset,
         bytes=tensor.nbytes,
-        sha256=hashlib.sha256(tensor.tobytes()).hexdigest(),
+        sha256=hashlib.sha256(data).hexdigest(),
     )

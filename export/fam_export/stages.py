@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from fam_export import definitions
 from fam_export.checkpoint import Checkpoint
-from fam_export.definitions import UnetFacts, unet_facts
+from fam_export.definitions import UnetFacts
 from fam_export.graph_definition import GraphDefinition
+from fam_export.graph_factory import GraphFactory, GraphName
 from fam_export.kernels import kernel_file
-from fam_export.onnx_model import onnx_model_from_definition
+from fam_export.onnx_model import TracedGraph, traced_graph
 from fam_export.options import ExportOptions
-from fam_export.parity import check_parity
+from fam_export.parity import GraphCheck, check_in_own_process, run_check
 from fam_export.shared_weights import (
     TABLE_FILE,
     WEIGHTS_FILE,
@@ -28,15 +27,18 @@ from fam_export.shared_weights import (
 )
 from fam_runtime.bundle import GraphSpec, PixelSize, Target, write_atomically
 
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-
 UNET_FOLDER = "unet"
 
 OWN_WEIGHTS_FILE = "model.bin"
-MAX_INLINE_BYTES = 1 << 30
-"""Larger graphs (SDXL's second text encoder) keep their weights beside them: a protobuf message
-ends at 2 GiB."""
+MAX_INLINE_BYTES = 32 << 20
+"""Text encoders and VAEs with more keep their weights beside them: a protobuf message is parsed as
+a whole, and ends at 2 GiB."""
+
+MAX_DIRECT_CHECK_BYTES = 512 << 20
+"""A part with more weights is checked in a process of its own, and its UNet through the twin."""
+
+MAX_DIRECT_CHECK_SAMPLES = 64 * 64
+"""The same for pixel-space upsamplers, by latent samples: they hold a VAE at a fixed size."""
 
 Announce = Callable[[str], None]
 """Told what a stage does next: ``load``, ``trace``, ``write``, ``compare``."""
@@ -44,45 +46,40 @@ Announce = Callable[[str], None]
 
 @dataclass
 class StageContext:
-    """What stages share; the parts of the checkpoint are loaded when the first stage needs them.
+    """What stages share.
 
     Attributes:
+        graphs: makes the definitions.
         fingerprint: of the checkpoint.
         staged: directory that stages write to.
         weights: directory with the shared weights: that of `staged`, or of the bundle when a
             target is added to one.
     """
 
-    checkpoint: Checkpoint
+    graphs: GraphFactory
     fingerprint: str
-    options: ExportOptions
     staged: Path
     weights: Path
 
-    @cached_property
-    def unet(self) -> UNet2DConditionModel:
-        """The UNet in fp32."""
-        return self.checkpoint.load_unet()
-
-    @cached_property
-    def vae(self) -> AutoencoderKL:
-        """The VAE in fp32."""
-        return self.checkpoint.load_vae()
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """What is exported."""
+        return self.graphs.checkpoint
 
     @property
-    def pixels_per_latent(self) -> int:
-        """The VAE's factor, from its configuration."""
-        return int(1 << (len(self.checkpoint.config("vae")["block_out_channels"]) - 1))
+    def options(self) -> ExportOptions:
+        """How it is exported."""
+        return self.graphs.options
 
-    @cached_property
+    @property
     def facts(self) -> UnetFacts:
         """Sizes, widths and tap layers."""
-        return unet_facts(self.unet, self.pixels_per_latent, self.options)
+        return self.graphs.facts
 
     @property
     def train_timesteps(self) -> int:
         """``T``."""
-        return int(self.checkpoint.config("scheduler").get("num_train_timesteps", 1000))
+        return int(self.checkpoint.scheduler_config.get("num_train_timesteps", 1000))
 
 
 @dataclass(frozen=True)
@@ -111,24 +108,21 @@ class Stage:
 
 def base_stages(checkpoint: Checkpoint) -> tuple[Stage, ...]:
     """Everything of a bundle but its targets."""
-    stages = [Stage("settings", "tokenizer, scheduler", _settings, parts=("write",))]
-    for index, folder in enumerate(part for part in checkpoint.parts if "text" in part):
-        stages.append(Stage(folder, folder.replace("_", " "), _text_encoder(index)))
-    stages += [
-        Stage("vae_decoder", "VAE decoder", _vae("decoder")),
-        Stage("vae_encoder", "VAE encoder", _vae("encoder")),
+    encoders = [GraphName("text_encoder")]
+    if "text_encoder_2" in checkpoint.parts:
+        encoders.append(GraphName("text_encoder_2"))
+    return (
+        Stage("settings", "tokenizer, scheduler", _settings, parts=("write",)),
+        *(Stage(name.kind, name.kind.replace("_", " "), _plain_graph(name)) for name in encoders),
+        Stage("vae_decoder", "VAE decoder", _plain_graph(GraphName("vae_decoder"))),
+        Stage("vae_encoder", "VAE encoder", _plain_graph(GraphName("vae_encoder"))),
         Stage("native", "UNet, native step", _native),
-    ]
-    return tuple(stages)
+    )
 
 
 def target_stages(size: PixelSize) -> tuple[Stage, ...]:
     """What one target adds."""
     target = Target.for_size(size.height, size.width)
-
-    def upsample(context: StageContext, announce: Announce) -> StageResult:
-        definition = definitions.upsample(context.vae, context.facts, target, context.options)
-        return _plain_graph(context, definition, announce)
 
     def kernels(context: StageContext, announce: Announce) -> StageResult:
         announce("write")
@@ -142,15 +136,16 @@ def target_stages(size: PixelSize) -> tuple[Stage, ...]:
         return StageResult((target.kernels,))
 
     def step(context: StageContext, announce: Announce) -> StageResult:
-        definition = definitions.target_step(context.unet, context.facts, target, context.options)
-        announce("trace")
-        model = onnx_model_from_definition(definition)
+        name = GraphName("target", target)
+        definition, traced = _traced(context, name, announce)
         table = read_weight_table(context.weights)
-        return _unet_graph(context, definition, model, table, announce)
+        return _unet_graph(context, name, definition, traced, table, announce)
 
     return (
         Stage(f"kernels-{size}", f"FM kernels, {size}", kernels, parts=("write",)),
-        Stage(f"upsample-{size}", f"upsampler, {size}", upsample),
+        Stage(
+            f"upsample-{size}", f"upsampler, {size}", _plain_graph(GraphName("upsample", target))
+        ),
         Stage(f"target-{size}", f"UNet, target step, {size}", step),
     )
 
@@ -164,82 +159,67 @@ def _settings(context: StageContext, announce: Announce) -> StageResult:
         _write(context, name, tokenizer.backend_tokenizer.to_str(pretty=True).encode())
         files.append(name)
     scheduler = "scheduler/scheduler_config.json"
-    source = context.checkpoint.root / scheduler
-    _write(context, scheduler, source.read_bytes())
+    text = json.dumps(context.checkpoint.scheduler_config, indent=2, sort_keys=True) + "\n"
+    _write(context, scheduler, text.encode())
     return StageResult((*files, scheduler))
 
 
-def _text_encoder(index: int) -> Callable[[StageContext, Announce], StageResult]:
-    def run(context: StageContext, announce: Announce) -> StageResult:
-        announce("load")
-        checkpoint = context.checkpoint
-        model = checkpoint.load_text_encoder(index)
-        definition = definitions.text_encoder(
-            model,
-            index,
-            int(model.config.max_position_embeddings),
-            sdxl=checkpoint.family == "sdxl",
-        )
-        return _plain_graph(context, definition, announce)
-
-    return run
-
-
-def _vae(half: str) -> Callable[[StageContext, Announce], StageResult]:
-    def run(context: StageContext, announce: Announce) -> StageResult:
-        announce("load")
-        define = definitions.vae_decoder if half == "decoder" else definitions.vae_encoder
-        definition = define(context.vae, context.pixels_per_latent)
-        return _plain_graph(context, definition, announce)
-
-    return run
-
-
 def _native(context: StageContext, announce: Announce) -> StageResult:
-    announce("load")
-    definition = definitions.native_step(context.unet, context.facts, context.options)
-    announce("trace")
-    model = onnx_model_from_definition(definition)
+    name = GraphName("native")
+    definition, traced = _traced(context, name, announce)
     announce("write")
     (context.staged / UNET_FOLDER).mkdir(exist_ok=True)
-    table = write_shared_weights(model, context.staged / UNET_FOLDER)
-    result = _unet_graph(context, definition, model, table, announce)
+    table = write_shared_weights(traced.model, context.staged / UNET_FOLDER)
+    result = _unet_graph(context, name, definition, traced, table, announce)
     weights = (f"{UNET_FOLDER}/{WEIGHTS_FILE}", f"{UNET_FOLDER}/{TABLE_FILE}")
     return StageResult((*result.files, *weights), result.graphs)
 
 
+def _traced(
+    context: StageContext, name: GraphName, announce: Announce
+) -> tuple[GraphDefinition, TracedGraph]:
+    announce("load")
+    definition = context.graphs.definition(name)
+    announce("trace")
+    return definition, traced_graph(definition)
+
+
 def _unet_graph(
     context: StageContext,
+    name: GraphName,
     definition: GraphDefinition,
-    model: ir.Model,
+    traced: TracedGraph,
     table: WeightTable,
     announce: Announce,
 ) -> StageResult:
     announce("write")
-    refer_to_shared_weights(model, table, definition.file)
-    _write(context, definition.file, _serialised(model))
+    refer_to_shared_weights(traced.model, table, definition.file)
+    _write(context, definition.file, _serialised(traced.model))
     announce("compare")
-    spec = _checked(definition, context.staged / definition.file, context.weights)
+    spec = _checked(context, name, definition, traced, context.weights)
     return StageResult((definition.file,), {definition.file: spec})
 
 
-def _plain_graph(
-    context: StageContext, definition: GraphDefinition, announce: Announce
-) -> StageResult:
-    announce("trace")
-    model = onnx_model_from_definition(definition)
-    announce("write")
-    graph = context.staged / definition.file
-    files = [definition.file]
-    if weight_bytes(model) <= MAX_INLINE_BYTES:
-        _write(context, definition.file, _serialised(model))
-    else:
-        graph.parent.mkdir(parents=True, exist_ok=True)
-        ir.save(model, graph, external_data=OWN_WEIGHTS_FILE)
-        files.append(f"{PurePosixPath(definition.file).parent}/{OWN_WEIGHTS_FILE}")
-    announce("compare")
-    spec = _checked(definition, graph, graph.parent)
-    return StageResult(tuple(files), {definition.file: spec})
+def _plain_graph(name: GraphName) -> Callable[[StageContext, Announce], StageResult]:
+    """A graph that keeps its weights to itself: inside, or in a file of its own beside it."""
+
+    def run(context: StageContext, announce: Announce) -> StageResult:
+        definition, traced = _traced(context, name, announce)
+        announce("write")
+        graph = context.staged / definition.file
+        files = [definition.file]
+        # The upsamplers share a folder, and so could not each have a file of that name.
+        if name.kind == "upsample" or weight_bytes(traced.model) <= MAX_INLINE_BYTES:
+            _write(context, definition.file, _serialised(traced.model))
+        else:
+            graph.parent.mkdir(parents=True, exist_ok=True)
+            ir.save(traced.model, graph, external_data=OWN_WEIGHTS_FILE)
+            files.append(f"{PurePosixPath(definition.file).parent}/{OWN_WEIGHTS_FILE}")
+        announce("compare")
+        spec = _checked(context, name, definition, traced, graph.parent)
+        return StageResult(tuple(files), {definition.file: spec})
+
+    return run
 
 
 def weight_bytes(model: ir.Model) -> int:
@@ -248,9 +228,37 @@ def weight_bytes(model: ir.Model) -> int:
     return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
-def _checked(definition: GraphDefinition, graph: Path, weights: Path) -> GraphSpec:
-    parity = check_parity(definition, graph, weights)
-    return GraphSpec(definition.inputs, definition.outputs, parity.as_json())
+def _checked(
+    context: StageContext,
+    name: GraphName,
+    definition: GraphDefinition,
+    traced: TracedGraph,
+    weights: Path,
+) -> GraphSpec:
+    heavy = context.checkpoint.weights(name.part).nbytes > MAX_DIRECT_CHECK_BYTES
+    wide = name.target is not None and _samples(definition) > MAX_DIRECT_CHECK_SAMPLES
+    upsampler = name.kind == "upsample" and context.options.upsample_space == "pixel"
+    check = GraphCheck(
+        context.checkpoint,
+        context.options,
+        name,
+        context.staged / definition.file,
+        weights,
+        twin=(heavy and name.part == "unet") or (wide and upsampler),
+    )
+    parity = check_in_own_process(check) if heavy else run_check(check)
+    return GraphSpec(
+        definition.inputs,
+        definition.outputs,
+        parity.as_json(),
+        activation_bytes=traced.activation_bytes,
+    )
+
+
+def _samples(definition: GraphDefinition) -> int:
+    """Latent samples that a graph gives out."""
+    height, width = definition.outputs[0].shape[-2:]
+    return int(height) * int(width)
 
 
 def _serialised(model: ir.Model) -> bytes:

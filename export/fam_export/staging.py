@@ -73,7 +73,7 @@ class Staging:
         Raises:
             ExportError: another process exports to the same place.
         """
-        staging = cls(final.parent / f".{final.name}.staging")
+        staging = cls(staging_of(final))
         with _locked(staging.root / LOCK_FILE, final):
             continued = False
             try:
@@ -124,6 +124,11 @@ class Staging:
         return self.root / RECORDS_FOLDER / f"{stage}.json"
 
 
+def staging_of(final: Path) -> Path:
+    """Where an export to `final` works."""
+    return final.parent / f".{final.name}.staging"
+
+
 @contextmanager
 def _locked(path: Path, final: Path) -> Iterator[None]:
     """Hold the lock file at `path`; it goes with its folder when that is removed.
@@ -166,4 +171,5 @@ def _graph_spec(document: Mapping[str, Any]) -> GraphSpec:
         inputs=specs(document["inputs"]),
         outputs=specs(document["outputs"]),
         check=document["check"],
+        activation_bytes=document["activation_bytes"],
     )

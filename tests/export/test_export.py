@@ -127,7 +127,7 @@ def test_unknown_tap_layer_lists_what_there_is(tiny_checkpoint: Path, tmp_path: 
 def test_a_graph_that_differs_from_its_module_is_not_published(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fam_export.parity.RELATIVE_TOLERANCE_FP32", 0.0)
+    monkeypatch.setattr("fam_export.parity.check.RELATIVE_TOLERANCES", {"fp32": 0.0})
     output = tmp_path / "out" / "tiny"
     with pytest.raises(ParityError, match="is not what the PyTorch module computes"):
         export(open_checkpoint(tiny_checkpoint), output, scales=["2"])

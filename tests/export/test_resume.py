@@ -68,7 +68,7 @@ def test_finished_stages_are_not_done_again(
         patch.setattr("fam_export.exporter.manifest_from_records", stop)
         export(checkpoint, output, scales=["2"])
     assert not output.exists()
-    monkeypatch.setattr("fam_export.stages.onnx_model_from_definition", stop)
+    monkeypatch.setattr("fam_export.stages.traced_graph", stop)
     export(checkpoint, output, scales=["2"])
     assert contents(output) == contents(tiny_bundle)
 

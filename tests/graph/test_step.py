@@ -20,9 +20,11 @@ from fam_graph.reference.pipeline import (
     recording,
     stage_conditions,
 )
+from fam_graph.step import NativeStep
 from fam_graph.taps import default_tap_layers
 from fam_runtime import contract
-from fam_runtime.contract import tap_names
+from fam_runtime.contract import StepCoefficient, tap_names
+from tests.checkpoints import RECIPES, make_unet
 from tests.graph.tolerances import ONE_STEP, largest_difference
 from tests.graph.two_stage import Tensors, TwoStageDriver
 
@@ -74,8 +76,9 @@ def test_native_step_is_diffusers(
     assert list(outputs) == [contract.NEXT_LATENT, contract.PREDICTION, *driver.tap_names()]
     for layer in default_tap_layers(components.unet):
         query, key = (outputs[name] for name in tap_names(layer, "qk"))
-        heads = components.unet.get_submodule(layer).heads
-        native_map = attention_map(query, key, heads)
+        attn = components.unet.get_submodule(layer)
+        # A checkpoint that asks for upcast_attention hands over queries that are scaled already.
+        native_map = attention_map(query, key, attn.heads, 1.0 if attn.upcast_attention else None)
         assert largest_difference(native_map, recorded.maps[layer]) < ONE_STEP
 
 
@@ -127,3 +130,34 @@ def test_rows_of_a_batch_do_not_mix(components: ReferenceComponents) -> None:
         outputs[contract.NEXT_LATENT][1:2], single[contract.NEXT_LATENT]
     )
     assert difference < ONE_STEP
+
+
+def test_guidance_embedding_is_that_of_the_consistency_pipeline() -> None:
+    from diffusers import LatentConsistencyModelPipeline
+
+    torch.manual_seed(0)
+    unet = make_unet(RECIPES["sd15"], time_cond_proj_dim=8)
+    latent, prompt = torch.randn(2, 4, *NATIVE), torch.randn(2, 77, 16)
+    scale = torch.tensor(8.5)
+    embed = LatentConsistencyModelPipeline.get_guidance_scale_embedding
+    condition = embed(None, (scale - 1).repeat(2), embedding_dim=8)
+    plain = unet(latent, torch.tensor(437.0), prompt, timestep_cond=condition).sample
+
+    step = NativeStep(unet, default_tap_layers(unet), guidance=False)
+    coefficients = torch.zeros(len(StepCoefficient))
+    coefficients[StepCoefficient.MODEL_INPUT_SCALE] = 1
+    coefficients[StepCoefficient.NEXT_FROM_OUTPUT] = 1
+    outputs = step(
+        {
+            contract.LATENT: latent,
+            contract.TIMESTEP: torch.tensor(437.0),
+            contract.STEP_COEFFICIENTS: coefficients,
+            contract.PREVIOUS_PREDICTION: torch.zeros_like(latent),
+            contract.STEP_NOISE: torch.zeros_like(latent),
+            contract.GUIDANCE_SCALE: scale,
+            contract.PROMPT_EMBEDS: prompt,
+        }
+    )
+    assert largest_difference(outputs[contract.NEXT_LATENT], plain) < ONE_STEP
+    other = unet(latent, torch.tensor(437.0), prompt, timestep_cond=condition.flip(1)).sample
+    assert largest_difference(other, plain) > 100 * ONE_STEP, "the embedding matters"
