@@ -11,7 +11,8 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import save_file
 
-from tests.checkpoint_formats import original_unet_name, parts, read_part
+from fam_bench.original_layout import original_unet_name
+from tests.checkpoint_formats import parts, read_part
 
 Format = Literal["kohya", "peft", "peft-metadata", "diffusers", "diffusers-old"]
 

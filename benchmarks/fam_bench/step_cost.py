@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from fam_bench.full_size_step import options_of
 from fam_bench.process_memory import peak_memory_bytes
 from fam_runtime.cli.errors import run_cli
 
@@ -56,12 +57,12 @@ class Workplace:
         """Export the plain step and draw the inputs."""
         import onnx_ir as ir
 
-        from fam_export.onnx_model import onnx_model_from_definition
+        from fam_export.onnx_model import traced_graph
         from fam_export.probe import probe_inputs
 
         full, plain = self._definitions()
         # Weights beside the graph, as in a bundle, so that the memory compares.
-        model = onnx_model_from_definition(plain)
+        model = traced_graph(plain).model
         ir.save(model, self.folder / "plain.onnx", external_data="plain.bin")
         inputs = probe_inputs(full, {"B": 1}, seed=PROBE_SEED)
         arrays: dict[str, Any] = {name: value.numpy() for name, value in inputs.items()}
@@ -113,24 +114,20 @@ class Workplace:
         from fam_export import definitions
         from fam_export.checkpoint import open_checkpoint
         from fam_export.graph_definition import GraphDefinition
-        from fam_export.options import ExportOptions
+        from fam_export.precision import dtype_of_part
         from fam_graph.step import NativeStep
         from fam_runtime.bundle import Bundle
 
         manifest = Bundle.open(self.bundle, verify="size").manifest
         target = manifest.target_for_scale(self.scale)
-        options = ExportOptions(
-            tap_form=manifest.taps.form,
-            tap_layers=tuple(layer.name for layer in manifest.taps.layers),
-            guidance=manifest.model.guidance,
-        )
-        unet = open_checkpoint(self.model).load_unet()
+        options = options_of(manifest)
+        unet = open_checkpoint(self.model).load_unet(dtype_of_part("unet", options.dtype))
         facts = definitions.unet_facts(unet, manifest.model.vae_scale_factor, options)
         full = definitions.target_step(unet, facts, target, options)
         plain = GraphDefinition(
             file="plain.onnx",
             module=NativeStep(unet, (), guidance=options.guidance),
-            inputs=definitions.step_inputs(facts, facts.latent_of(target), options.guidance),
+            inputs=definitions.step_inputs(facts, facts.latent_of(target), options),
             outputs=full.outputs,
             keyed=True,
             trace_sizes=full.trace_sizes,

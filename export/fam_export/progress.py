@@ -11,7 +11,6 @@ from tqdm import tqdm
 from fam_export.preflight import Preflight
 from fam_export.stages import Announce, Stage
 
-
 PRIOR_SECONDS = 30.0
 """How long a run must have taken to weigh as much as the estimate: first stages are short."""
 
