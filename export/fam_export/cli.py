@@ -170,8 +170,10 @@ def run(arguments: argparse.Namespace) -> int:
     )
     output = arguments.output or Path("engines") / checkpoint.name
     scales = arguments.scale or ([] if arguments.size else [DEFAULT_SCALE])
+    for note in checkpoint.notes:
+        print(f"fam-export: note: {note}", file=sys.stderr)
     if not arguments.quiet:
-        _say_what(checkpoint, output)
+        _say_what(checkpoint, output, arguments.dtype)
     begun = time.monotonic()
     result = export(
         checkpoint,
@@ -204,10 +206,13 @@ def options_from(arguments: argparse.Namespace, *, guidance: bool = True) -> Exp
     )
 
 
-def _say_what(checkpoint: Checkpoint, output: Path) -> None:
-    if checkpoint.name == DEMO:
+def _say_what(checkpoint: Checkpoint, output: Path, dtype: str) -> None:
+    if checkpoint.source == DEMO:
         print("No --model given: exporting the small demo checkpoint that ships with fam-export.")
-    print(f"{checkpoint.name} ({checkpoint.describe()}) -> {output}", flush=True)
+    print(f"{checkpoint.name} ({checkpoint.describe()}) -> {output}, {dtype}", flush=True)
+    if dtype != "fp32":
+        for kept in KEPT_IN_FP32:
+            print(f"  fp32: {kept.part} ({kept.why})")
 
 
 def _say_result(result: ExportResult, seconds: float) -> None:

@@ -30,9 +30,8 @@ EXPORTER_BYTES = 900 << 20
 """PyTorch, diffusers, transformers, and the tracer at work."""
 TENSOR_COPIES = 4
 """Of the largest tensor: as stored, converted, transposed, as bytes."""
-CHECK_BYTES = 800 << 20
-CHECK_WEIGHT_COPIES = 1.0
-"""The weights of the graph are mapped once; the module reads its own one by one."""
+CHECK_BYTES = 1400 << 20
+"""Of the numeric check, besides the graph's weights: the module reads its own one by one."""
 GRAPH_FILE_BYTES = 8 << 20
 """Of a UNet graph without its weights, and everything else that is small."""
 
@@ -80,6 +79,11 @@ class ExportEstimate:
     other_bytes: int
     targets: tuple[TargetEstimate, ...]
 
+    @property
+    def least_memory_bytes(self) -> int:
+        """Without which it cannot work: mapped weights can be dropped and read again."""
+        return self.memory_bytes + CHECK_BYTES
+
 
 def estimate_export(
     graphs: GraphFactory, targets: Sequence[PixelSize], *, extends: bool
@@ -100,7 +104,7 @@ def estimate_export(
         disk += GRAPH_FILE_BYTES + sum(size.bytes for size in parts.values())
     return ExportEstimate(
         memory_bytes=EXPORTER_BYTES + TENSOR_COPIES * max(p.largest for p in parts.values()),
-        check_memory_bytes=CHECK_BYTES + int(CHECK_WEIGHT_COPIES * unet.bytes),
+        check_memory_bytes=CHECK_BYTES + unet.bytes,
         disk_bytes=disk,
         seconds=_seconds(parts, targets, extends=extends),
         unet_bytes=unet.bytes,

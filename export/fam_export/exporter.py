@@ -25,6 +25,7 @@ from fam_export.manifest_assembly import (
 from fam_export.options import ExportOptions, SizeLimits, targets_from
 from fam_export.preflight import preflight
 from fam_export.progress import NoProgress, Progress
+from fam_export.shared_weights import TABLE_FILE
 from fam_export.stages import UNET_FOLDER, Stage, StageContext, base_stages, target_stages
 from fam_export.staging import StageRecord, Staging
 from fam_graph.taps import UnknownTapLayer
@@ -38,6 +39,7 @@ from fam_runtime.bundle import (
     write_atomically,
 )
 from fam_runtime.errors import InvalidRequest
+from fam_runtime.schedulers import NoiseSchedule
 
 TARGET_FILES = ("unet/target-*.onnx", "unet/upsample-*.onnx", "fm/kernels-*.safetensors")
 
@@ -109,13 +111,15 @@ def export(
     wanted = targets_from(scales, sizes, SizeLimits(facts.native, facts.size_multiple))
     defaults = defaults_of(checkpoint, options, facts)
     # Sizes are compared here, hashes below: nothing that takes time comes before the preflight.
-    added = _missing(wanted, _existing_bundle(output, verify="size"))
+    NoiseSchedule.from_config(checkpoint.scheduler_config)  # refuses what no sampler does
+    found = _existing_bundle(output, verify="size")
+    added = _missing(wanted, found)
     needs = preflight(graphs, output, added, defaults)
     progress.plan(needs)
-    if check_resources:
+    if check_resources and (added or found is None):
         needs.check()
     fingerprint = checkpoint.fingerprint()
-    work = _fingerprint_of_work(fingerprint, options)
+    work = _fingerprint_of_work(fingerprint, options, found)
     with Staging.opened(output.absolute(), work) as staging:
         existing = _existing_bundle(output)
         added = _missing(wanted, existing)
@@ -179,8 +183,12 @@ def _facts(graphs: GraphFactory) -> UnetFacts:
     return facts
 
 
-def _fingerprint_of_work(checkpoint: str, options: ExportOptions) -> str:
-    """Half-finished work may be continued only by the same code on the same input."""
+def _fingerprint_of_work(checkpoint: str, options: ExportOptions, extended: Bundle | None) -> str:
+    """Half-finished work may be continued only by the same code on the same input.
+
+    Graphs of targets refer to places in `weights.bin`, so the one that is extended counts.
+    """
+    table = extended and extended.manifest.files.get(f"{UNET_FOLDER}/{TABLE_FILE}")
     versions = {package: importlib.metadata.version(package) for package in TOOLCHAIN}
     sources = hashlib.sha256()
     for package in (fam_export, fam_graph):
@@ -191,6 +199,7 @@ def _fingerprint_of_work(checkpoint: str, options: ExportOptions) -> str:
         "options": asdict(options),
         "versions": versions,
         "sources": sources.hexdigest(),
+        "extends": table.sha256 if table else None,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

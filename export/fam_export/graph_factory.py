@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cached_property
-from math import gcd
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -27,8 +27,13 @@ GraphKind = Literal[
 ]
 
 
-MIN_LATENT = 8
-"""Samples along an axis: fewer would leave a single token in the middle of the UNet."""
+MIN_TWIN_UNITS = 2
+"""Of the sizes that a UNet can do: with one, a single token would be left in its middle, and its
+attention would have nothing to choose from."""
+
+MAX_TWIN_UNITS = 4
+TWIN_FRACTION = Fraction(3, 2)
+"""Stands for factors such as 33/32, whose own twin would be as large as the original."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,7 @@ class GraphFactory:
 
 
 def twin_grids(native: Grid, target: Grid, multiple: int) -> tuple[Grid, Grid]:
-    """The smallest latents with the same factors between them.
+    """Small latents with the same factors between them, or others of the same kind.
 
     Args:
         native: native latent size (height, width).
@@ -132,14 +137,17 @@ def twin_grids(native: Grid, target: Grid, multiple: int) -> tuple[Grid, Grid]:
         multiple: latent sizes must be multiples of it.
 
     Returns:
-        Native and target latent size of the twin; per axis not larger than the originals.
+        Native and target latent size of the twin.
     """
     pairs = [_twin_axis(n, t, multiple) for n, t in zip(native, target, strict=True)]
     return (pairs[0][0], pairs[1][0]), (pairs[0][1], pairs[1][1])
 
 
 def _twin_axis(native: int, target: int, multiple: int) -> tuple[int, int]:
-    common = gcd(native // multiple, target // multiple)
-    smallest = native // multiple // common * multiple
-    times = min(-(-MIN_LATENT // smallest), common)
-    return smallest * times, target * smallest * times // native
+    factor = Fraction(target, native)
+    if factor.denominator > MAX_TWIN_UNITS:
+        factor = TWIN_FRACTION
+    units = factor.denominator
+    while units < MIN_TWIN_UNITS:
+        units += factor.denominator
+    return units * multiple, int(units * factor) * multiple

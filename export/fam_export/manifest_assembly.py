@@ -29,7 +29,6 @@ from fam_runtime.bundle import (
     noise_schedule_from_config,
 )
 from fam_runtime.errors import ExportError
-from fam_runtime.schedulers import NoiseSchedule
 
 GENERATOR = "fam-diffusion"
 
@@ -88,7 +87,8 @@ def check_same_options(manifest: Manifest, context: StageContext) -> None:
             "the bundle was exported from another checkpoint",
             got=context.checkpoint.source,
             expected=f"the checkpoint {manifest.model.name} that it was made from, unchanged",
-            fix="give that --model, or choose another --output",
+            fix="give that --model with the same --dtype, --lora and --config, or choose another "
+            "--output",
         )
     for key, value in here.items():
         there = getattr(manifest, key)
@@ -106,7 +106,6 @@ def _description(context: StageContext) -> dict[str, Any]:
     """Every field of a manifest that does not depend on targets and files."""
     checkpoint, options, facts = context.checkpoint, context.options, context.facts
     vae, scheduler = checkpoint.config("vae"), checkpoint.scheduler_config
-    NoiseSchedule.from_config(scheduler)  # refuses what no sampler of the runtime does
     return {
         "generator": GeneratorInfo(GENERATOR, importlib.metadata.version(GENERATOR)),
         "model": ModelInfo(
@@ -142,7 +141,7 @@ def _loras(checkpoint: Checkpoint) -> tuple[LoraInfo, ...]:
 
 def defaults_of(checkpoint: Checkpoint, options: ExportOptions, facts: UnetFacts) -> Defaults:
     """How the checkpoint is sampled when the user does not say."""
-    if checkpoint.name == DEMO:
+    if checkpoint.source == DEMO:
         return DEFAULTS_DEMO
     distilled = checkpoint.distilled
     if distilled is None or options.guidance:

@@ -66,18 +66,18 @@ class Preflight:
             StorageError: there is not enough space on the disk.
         """
         need, free = self.estimate, self.free_memory_bytes
-        if free is not None and need.memory_bytes > free:
+        if free is not None and need.least_memory_bytes > free:
             raise ExportError(
                 "there is not enough memory for this export",
                 got=f"{_gb(free)} free",
-                expected=f"{_gb(need.memory_bytes)}",
+                expected=_gb(need.least_memory_bytes),
                 fix=f"close other programs, or export on a larger machine; {SKIP_PREFLIGHT}",
             )
         if need.disk_bytes > self.free_disk_bytes:
             raise StorageError(
                 "there is not enough space on the disk for the bundle",
                 got=f"{_gb(self.free_disk_bytes)} free",
-                expected=f"{_gb(need.disk_bytes)}",
+                expected=_gb(need.disk_bytes),
                 fix=f"free some, or choose another --output; {SKIP_PREFLIGHT}",
             )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -38,7 +39,8 @@ MAX_DIRECT_CHECK_BYTES = 512 << 20
 """A part with more weights is checked in a process of its own, and its UNet through the twin."""
 
 MAX_DIRECT_CHECK_SAMPLES = 64 * 64
-"""The same for pixel-space upsamplers, by latent samples: they hold a VAE at a fixed size."""
+"""Latent samples. A UNet, or an upsampler with a VAE inside, at a larger size is compared through
+its twin, however small it is."""
 
 Announce = Callable[[str], None]
 """Told what a stage does next: ``load``, ``trace``, ``write``, ``compare``."""
@@ -215,6 +217,9 @@ def _plain_graph(name: GraphName) -> Callable[[StageContext, Announce], StageRes
             graph.parent.mkdir(parents=True, exist_ok=True)
             ir.save(traced.model, graph, external_data=OWN_WEIGHTS_FILE)
             files.append(f"{PurePosixPath(definition.file).parent}/{OWN_WEIGHTS_FILE}")
+            for file in (graph, graph.with_name(OWN_WEIGHTS_FILE)):
+                with file.open("rb+") as stream:
+                    os.fsync(stream.fileno())
         announce("compare")
         spec = _checked(context, name, definition, traced, graph.parent)
         return StageResult(tuple(files), {definition.file: spec})
@@ -236,15 +241,16 @@ def _checked(
     weights: Path,
 ) -> GraphSpec:
     heavy = context.checkpoint.weights(name.part).nbytes > MAX_DIRECT_CHECK_BYTES
-    wide = name.target is not None and _samples(definition) > MAX_DIRECT_CHECK_SAMPLES
-    upsampler = name.kind == "upsample" and context.options.upsample_space == "pixel"
+    fixed_size = name.part == "unet" or (
+        name.kind == "upsample" and context.options.upsample_space == "pixel"
+    )
     check = GraphCheck(
         context.checkpoint,
         context.options,
         name,
         context.staged / definition.file,
         weights,
-        twin=(heavy and name.part == "unet") or (wide and upsampler),
+        twin=fixed_size and (heavy or _samples(definition) > MAX_DIRECT_CHECK_SAMPLES),
     )
     parity = check_in_own_process(check) if heavy else run_check(check)
     return GraphSpec(

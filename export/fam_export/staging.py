@@ -26,6 +26,10 @@ BUNDLE_FOLDER = "bundle"
 LOCK_FILE = "lock"
 
 
+class ExportInterrupted(ExportError):
+    """The machine failed, not the export: finished stages are kept for the next run."""
+
+
 @dataclass(frozen=True)
 class StageRecord:
     """What a finished stage left: its files, and the interfaces of the graphs among them."""
@@ -68,7 +72,8 @@ class Staging:
         """The staging area for a bundle at `final`, locked against a second exporter.
 
         What another checkpoint, other options or another version left there is removed. A run
-        that was stopped or killed is continued; one that failed leaves nothing of its own.
+        that was stopped, killed or interrupted is continued; one that failed leaves nothing of
+        its own.
 
         Raises:
             ExportError: another process exports to the same place.
@@ -80,6 +85,8 @@ class Staging:
                 staging._prepare(fingerprint)
                 continued = any((staging.root / RECORDS_FOLDER).iterdir())
                 yield staging
+            except ExportInterrupted:
+                raise
             except FamError:
                 # Nothing of a failed run is left; what an earlier run, killed, had done is kept.
                 if not continued:

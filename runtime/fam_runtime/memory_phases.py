@@ -127,7 +127,11 @@ class PhaseMemory:
         height, width = self.manifest.latent_size(self.call.request.target)
         if tiling is not None:
             height, width = min(height, tiling.tile), min(width, tiling.tile)
-        running = math.ceil(self.decoder.running_bytes * height * width / _VAE_SAMPLES)
+        samples = height * width
+        if self.call.native_wanted:  # native pictures are decoded in one piece
+            native_height, native_width = self.manifest.latent_size(self.manifest.native)
+            samples = max(samples, native_height * native_width)
+        running = math.ceil(self.decoder.running_bytes * samples / _VAE_SAMPLES)
         return replace(self.decoder, running_bytes=running)
 
     def _held(self, graph: GraphMemory) -> int:

@@ -12,6 +12,7 @@ import pytest
 
 from fam_export.checkpoint import open_checkpoint
 from fam_export.graph_factory import GraphFactory, GraphName, twin_grids
+from fam_export.onnx_model import traced_graph
 from fam_export.options import ExportOptions
 from fam_export.parity import GraphCheck, check_in_own_process, run_check
 from fam_export.parity.twin import check_same_graph
@@ -81,7 +82,14 @@ def test_overflow_in_fp16_is_noticed(check: GraphCheck) -> None:
 def test_another_graph_is_not_its_twin(half: Exported) -> None:
     file = half.bundle / "unet/target-192x192.onnx"
     check_same_graph("same", ir.load(file), ir.load(file))
-    for damage in (swap_two_weights, change_attribute, swap_inputs, drop_last_node):
+    for damage in (
+        swap_two_weights,
+        change_attribute,
+        swap_inputs,
+        drop_last_node,
+        change_interpolation,
+        change_index,
+    ):
         damaged = ir.load(file)
         damage(damaged)
         with pytest.raises(ParityError, match="is not the graph that was compared"):
@@ -98,6 +106,28 @@ def swap_two_weights(model: ir.Model) -> None:
             other.const_value, value.const_value = tensor, other.const_value
             return
     raise AssertionError("no two weights of one shape")
+
+
+def change_interpolation(model: ir.Model) -> None:
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if tensor is None or isinstance(tensor, ir.ExternalTensor) or len(tensor.shape) != 2:
+            continue
+        if tensor.dtype.is_floating_point():
+            value.const_value = ir.tensor(tensor.numpy() * 1.5, name=tensor.name)
+            return
+    raise AssertionError("no interpolation matrix")
+
+
+def change_index(model: ir.Model) -> None:
+    """The guidance halves come from the other end of the batch."""
+    node = next(node for node in model.graph if node.op_type == "Slice")
+    start = node.inputs[1]
+    assert start is not None and start.const_value is not None
+    moved = ir.tensor(start.const_value.numpy() + 1, name="moved")
+    value = ir.Value(name="moved", const_value=moved, type=start.type, shape=start.shape)
+    model.graph.register_initializer(value)
+    node.replace_input_with(1, value)
 
 
 def change_attribute(model: ir.Model) -> None:
@@ -134,10 +164,10 @@ def test_widened_graph_has_no_half_precision_but_in_weights(half: Exported) -> N
     ("native", "target", "multiple", "expected"),
     [
         ((128, 128), (256, 256), 4, ((8, 8), (16, 16))),
-        ((64, 64), (256, 256), 8, ((8, 8), (32, 32))),
+        ((64, 64), (256, 256), 8, ((16, 16), (64, 64))),
         ((128, 128), (192, 128), 4, ((8, 8), (12, 8))),
-        ((128, 128), (288, 208), 4, ((16, 32), (36, 52))),
-        ((96, 96), (96, 96), 8, ((8, 8), (8, 8))),
+        ((128, 128), (288, 256), 4, ((16, 8), (36, 16))),
+        ((96, 96), (96, 96), 8, ((16, 16), (16, 16))),
     ],
 )
 def test_twin_keeps_the_factors(native, target, multiple, expected) -> None:  # type: ignore[no-untyped-def]
@@ -148,6 +178,10 @@ def test_twin_keeps_the_factors(native, target, multiple, expected) -> None:  # 
         assert small_native[axis] % multiple == small_target[axis] % multiple == 0
 
 
+def test_twin_of_an_odd_factor_is_small_all_the_same() -> None:
+    assert twin_grids((128, 128), (132, 208), 4) == ((8, 8), (12, 12))
+
+
 def test_reference_computes_in_fp32_with_the_weights_of_the_graph(half: Exported) -> None:
     factory = GraphFactory(
         open_checkpoint(half.checkpoint), ExportOptions(dtype="fp16"), reference=True
@@ -155,3 +189,21 @@ def test_reference_computes_in_fp32_with_the_weights_of_the_graph(half: Exported
     definition = factory.definition(GraphName("native"))
     assert {spec.dtype for spec in definition.outputs} == {"float32"}
     assert {str(p.dtype) for p in definition.module.parameters()} == {"torch.float32"}
+
+
+def test_pixel_upsampler_has_a_twin_too(half: Exported, tmp_path: Path) -> None:
+    options = ExportOptions(upsample_space="pixel")
+    checkpoint = open_checkpoint(half.checkpoint)
+    name = GraphName("upsample", Target.for_size(256, 256))
+    traced = traced_graph(GraphFactory(checkpoint, options).definition(name))
+    file = tmp_path / "upsample.onnx"
+    ir.save(traced.model, file)
+    check = GraphCheck(checkpoint, options, name, file, tmp_path, twin=True)
+    assert run_check(check).twin == "8x8"
+    damaged = ir.load(file)
+    weight = next(v for n, v in damaged.graph.initializers.items() if n.endswith("conv_in.weight"))
+    assert weight.const_value is not None
+    weight.const_value = ir.tensor(weight.const_value.numpy() * 1.01, name=weight.name)
+    ir.save(damaged, file)
+    with pytest.raises(ParityError, match="is not the graph that was compared"):
+        run_check(check)

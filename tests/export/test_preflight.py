@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import namedtuple
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from fam_export.options import ExportOptions
 from fam_export.preflight import Preflight, preflight
 from fam_export.progress import NoProgress, TimeLeft
 from fam_runtime.bundle import Bundle, Defaults, PixelSize, Target
-from fam_runtime.errors import ExportError, StorageError
+from fam_runtime.errors import ExportError, FamError, StorageError
+from tests.checkpoints import make_checkpoint, write_json
 from tests.conftest import Exported
 
 DiskUsage = namedtuple("DiskUsage", "total used free")
@@ -139,3 +141,21 @@ def test_time_left_follows_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     assert left.text() == "10 min left"
     now = 10_000.0
     assert left.text() == "less than a minute left"
+
+
+@pytest.mark.usefixtures("unreadable")
+def test_scheduler_that_no_sampler_does_is_refused_first(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint("sd15", tmp_path / "tiny")
+    file = checkpoint / "scheduler/scheduler_config.json"
+    config = json.loads(file.read_text("utf-8"))
+    write_json(file, {**config, "beta_schedule": "sigmoid"})
+    with pytest.raises(FamError, match="sigmoid"):
+        export(open_checkpoint(checkpoint), tmp_path / "bundle", scales=["2"])
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.usefixtures("unreadable")
+def test_finished_export_needs_no_memory(tiny: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fam_export.preflight.free_memory_bytes", lambda: 10_000_000)
+    result = export(open_checkpoint(tiny.checkpoint), tiny.bundle, scales=["2"])
+    assert result.added == ()

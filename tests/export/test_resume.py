@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from fam_export.checkpoint import open_checkpoint
-from fam_export.exporter import export
+from fam_export.exporter import _fingerprint_of_work, export
 from fam_export.options import ExportOptions
-from fam_export.staging import Staging
+from fam_export.staging import ExportInterrupted, Staging
 from fam_runtime.bundle import MANIFEST_NAME, Bundle
 from fam_runtime.errors import ExportError
 from tests.export.test_export import contents
@@ -118,3 +119,23 @@ def test_kill_while_a_target_is_added_leaves_the_old_bundle(
     export(checkpoint, output, scales=["1.5"])
     assert len(Bundle.open(output).manifest.targets) == 2
     assert not list(output.rglob("*.partial"))
+
+
+def test_check_that_dies_costs_no_finished_stage(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fam_export.stages.MAX_DIRECT_CHECK_BYTES", 0)
+    monkeypatch.setattr("fam_export.parity.process.sys.executable", shutil.which("false"))
+    with pytest.raises(ExportInterrupted, match="run the same command again: it goes on"):
+        export(open_checkpoint(tiny_checkpoint), tmp_path / "tiny", scales=["2"])
+    assert (tmp_path / ".tiny.staging/records/settings.json").is_file()
+    assert not (tmp_path / "tiny").exists()
+
+
+def test_work_on_another_weight_file_is_not_continued(
+    tiny_checkpoint: Path, tiny_bundle: Path
+) -> None:
+    checkpoint, options = open_checkpoint(tiny_checkpoint), ExportOptions()
+    new = _fingerprint_of_work(checkpoint.fingerprint(), options, None)
+    extended = _fingerprint_of_work(checkpoint.fingerprint(), options, Bundle.open(tiny_bundle))
+    assert new != extended

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -17,6 +17,9 @@ from fam_export.parity.widened import widen
 from fam_export.probe import probe_inputs
 from fam_runtime.bundle import ModelDtype
 from fam_runtime.errors import ParityError
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 RELATIVE_TOLERANCE_FP32 = 1e-4
 """Largest error over the largest value. Two correct fp32 implementations of a UNet differ by some
@@ -36,6 +39,7 @@ RELATIVE_TOLERANCE_ROUNDED = 5e-2
 gathers some 1e-3 to 1e-2. This comparison is for overflow; the others are for the graph."""
 
 PROBE_SEED = 20411
+NO_KERNEL = "NOT_IMPLEMENTED"
 CHECK_THREADS = 1
 """One thread sums in one order, so that the figures in the manifest repeat."""
 
@@ -98,6 +102,7 @@ def check_parity(
     ]
     with data_on_demand(reference.module, torch.float32):
         expected = [reference.run(inputs) for inputs in probes]
+    check_loads(reference.file, model, weights, scratch)
     rounded_error = None
     if dtype == "fp16" and holds_fp16(model):
         got = _outputs(model, reference, weights, scratch, probes[:1])
@@ -115,6 +120,25 @@ def holds_fp16(model: ir.Model) -> bool:
     return any(t is not None and t.dtype == ir.DataType.FLOAT16 for t in tensors)
 
 
+def check_loads(file: str, model: ir.Model, weights: Path, scratch: Path) -> None:
+    """Check that ONNX Runtime takes a graph as it is: types and shapes fit, node by node.
+
+    Raises:
+        ParityError: it does not.
+    """
+    try:
+        _session(model, weights, scratch)
+    except Exception as error:  # onnxruntime's errors share no base class but Exception
+        if NO_KERNEL in str(error):
+            return  # of bf16 on a CPU; types and shapes are checked before that is found out
+        raise ParityError(
+            f"{file} is not a valid graph",
+            got=" ".join(str(error).split())[:500],
+            expected="a graph that ONNX Runtime loads",
+            fix="this is a defect of the exporter; please report it",
+        ) from error
+
+
 def _outputs(
     model: ir.Model,
     reference: GraphDefinition,
@@ -123,6 +147,22 @@ def _outputs(
     probes: list[dict[str, torch.Tensor]],
 ) -> list[dict[str, np.ndarray]]:
     """What ONNX Runtime computes; the session is gone when this returns."""
+    session = _session(model, weights, scratch)
+    dtypes = {item.name: item.type for item in session.get_inputs()}
+    names = [spec.name for spec in reference.outputs]
+    results = []
+    for inputs in probes:
+        feeds = {
+            name: values.to(torch.float16 if dtypes[name] == "tensor(float16)" else values.dtype)
+            for name, values in inputs.items()
+        }
+        arrays = session.run(names, {name: values.numpy() for name, values in feeds.items()})
+        results.append(dict(zip(names, arrays, strict=True)))
+    return results
+
+
+def _session(model: ir.Model, weights: Path, scratch: Path) -> ort.InferenceSession:
+    """A session over memory-mapped weights."""
     import onnxruntime as ort
 
     graph = scratch / "graph.onnx"
@@ -139,22 +179,7 @@ def _outputs(
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", str(weights)
     )
-    session = ort.InferenceSession(
-        graph.read_bytes(),
-        options,
-        providers=["CPUExecutionProvider"],
-    )
-    dtypes = {item.name: item.type for item in session.get_inputs()}
-    names = [spec.name for spec in reference.outputs]
-    results = []
-    for inputs in probes:
-        feeds = {
-            name: values.to(torch.float16 if dtypes[name] == "tensor(float16)" else values.dtype)
-            for name, values in inputs.items()
-        }
-        arrays = session.run(names, {name: values.numpy() for name, values in feeds.items()})
-        results.append(dict(zip(names, arrays, strict=True)))
-    return results
+    return ort.InferenceSession(graph.read_bytes(), options, providers=["CPUExecutionProvider"])
 
 
 def _worst_error(

@@ -14,7 +14,8 @@ from dataclasses import replace
 
 from fam_export.parity.check import Parity
 from fam_export.parity.request import GraphCheck, run_check
-from fam_runtime.errors import ExportError, FamError
+from fam_export.staging import ExportInterrupted
+from fam_runtime.errors import FamError
 
 
 def check_in_own_process(check: GraphCheck) -> Parity:
@@ -22,19 +23,21 @@ def check_in_own_process(check: GraphCheck) -> Parity:
 
     Raises:
         ParityError: the graph does not compute what its module computes.
-        ExportError: the process died; most likely, memory ran out.
+        ExportInterrupted: the process died; if it was killed, memory ran out, most likely.
     """
     # A copy holds nothing that the checkpoint has read so far.
     request = pickle.dumps(replace(check, checkpoint=replace(check.checkpoint)))
-    command = [sys.executable, "-m", "fam_export.parity"]
+    # -P: modules come from where they are installed, never from the current directory.
+    command = [sys.executable, "-P", "-m", "fam_export.parity"]
     done = subprocess.run(command, input=request, stdout=subprocess.PIPE, check=False)
     if done.returncode != 0:
-        raise ExportError(
+        killed = done.returncode < 0
+        raise ExportInterrupted(
             f"the numeric check of {check.file.name} stopped",
             got=f"exit status {done.returncode}",
             expected="a comparison with PyTorch",
-            fix="give it more memory (a status of -9 means that there was none left) and run the "
-            "same command again: it goes on from here",
+            fix=f"{'free some memory' if killed else 'mend what it says above'} and run the same "
+            "command again: it goes on from here",
         )
     outcome = pickle.loads(done.stdout)
     if isinstance(outcome, FamError):

@@ -15,7 +15,7 @@ from fam_export.checkpoint import Checkpoint
 from fam_export.graph_factory import GraphFactory, GraphName
 from fam_export.onnx_model import traced_graph
 from fam_export.options import ExportOptions
-from fam_export.parity.check import CHECK_THREADS, Parity, check_parity
+from fam_export.parity.check import CHECK_THREADS, Parity, check_loads, check_parity
 from fam_export.parity.twin import check_same_graph
 from fam_export.shared_weights import read_weight_table, refer_to_shared_weights
 
@@ -54,10 +54,12 @@ def run_check(check: GraphCheck) -> Parity:
             return check_parity(definition, model, dtype, check.weights, Path(scratch))
         exported = GraphFactory(check.checkpoint, check.options).twin(check.graph)
         twin = traced_graph(exported).model
-        table = read_weight_table(check.weights)
-        refer_to_shared_weights(twin, table, exported.file)
+        if check.graph.part == "unet":
+            table = read_weight_table(check.weights)
+            refer_to_shared_weights(twin, table, exported.file)
         twin = ir.from_proto(ir.to_proto(twin))  # a file holds floats of 32 bits
         check_same_graph(exported.file, model, twin)
+        check_loads(exported.file, model, check.weights, Path(scratch))
         definition = reference.twin(check.graph)
         parity = check_parity(definition, twin, dtype, check.weights, Path(scratch))
         height, width = definition.inputs[0].shape[2:]

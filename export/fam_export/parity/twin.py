@@ -10,12 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import zip_longest
 
+import numpy as np
 import onnx_ir as ir
 
 from fam_runtime.errors import ParityError
 
-INTEGER = "integer"
+COMPUTED_INTEGER = "computed integer"
 INTEGER_TYPES = frozenset({ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL})
+
+MIN_SIZE = 2
+"""Smaller integers are axes, indices, signs: they have to be the same."""
+
+ROW_SUM_TOLERANCE = 1e-2
 
 Operation = tuple[object, ...]
 
@@ -24,9 +30,8 @@ def check_same_graph(file: str, full: ir.Model, twin: ir.Model) -> None:
     """Check that two graphs differ in nothing but sizes.
 
     Operators, attributes and what feeds them agree, in order; weights are the same places in the
-    same file; other floating-point constants agree where their shapes do. Integers are sizes:
-    how they are computed is not compared, and which dimension goes where is not either, which the
-    fixed shapes of the interface pin down.
+    same file; constants agree as :class:`_Constant` says. Integers that are computed are sizes: how
+    they are computed is not compared.
 
     Raises:
         ParityError: they differ; the text names the first place.
@@ -44,37 +49,75 @@ def check_same_graph(file: str, full: ir.Model, twin: ir.Model) -> None:
 def _operations(model: ir.Model) -> Iterator[Operation]:
     """The nodes that compute with floating-point values, each with what feeds it."""
     described: dict[ir.Value, object] = {}
+    integers: set[ir.Value] = set()
     for value in model.graph.inputs:
-        described[value] = INTEGER if value.dtype in INTEGER_TYPES else value.name
+        described[value] = value.name
     for value in model.graph.initializers.values():
-        described[value] = _constant(value)
+        described[value] = _description(value)
+        if value.const_value is not None and value.const_value.dtype in INTEGER_TYPES:
+            integers.add(value)
     position = 0
     for node in model.graph:
-        sources = tuple("" if value is None else described[value] for value in node.inputs)
-        result: object = position
-        if node.op_type == "Shape" or (sources and set(sources) == {INTEGER} and not _casts(node)):
-            result = INTEGER
-        else:
-            attributes = tuple(sorted((n, str(a.value)) for n, a in node.attributes.items()))
-            yield node.domain, node.op_type, attributes, sources
-            position += 1
+        sources = [value for value in node.inputs if value is not None]
+        of_integers = bool(sources) and integers.issuperset(sources) and not _casts_to_float(node)
+        if node.op_type == "Shape" or of_integers:
+            integers.update(node.outputs)
+            described.update(dict.fromkeys(node.outputs, COMPUTED_INTEGER))
+            continue
+        attributes = tuple(sorted((n, str(a.value)) for n, a in node.attributes.items()))
+        fed = tuple("" if value is None else described[value] for value in node.inputs)
+        yield node.domain, node.op_type, attributes, fed
         for index, value in enumerate(node.outputs):
-            described[value] = result if result == INTEGER else (result, index)
+            described[value] = (position, index)
+        position += 1
     for value in model.graph.outputs:
         yield value.name, described[value]
 
 
-def _casts(node: ir.Node) -> bool:
+def _casts_to_float(node: ir.Node) -> bool:
     return node.op_type == "Cast" and node.attributes["to"].as_int() not in INTEGER_TYPES
 
 
-def _constant(value: ir.Value) -> object:
-    """What has to be the same of an initializer at every size."""
+def _description(value: ir.Value) -> object:
     tensor = value.const_value
-    if tensor is None or not tensor.dtype.is_floating_point():
-        return INTEGER
     if isinstance(tensor, ir.ExternalTensor):
         return tensor.location, tensor.offset, tensor.length, str(tensor.dtype)
-    if len(tensor.shape) < 2:
-        return str(tensor.dtype), tensor.tobytes()
-    return str(tensor.dtype), len(tensor.shape)  # an interpolation matrix, whose shape is sizes
+    return value.name if tensor is None else _Constant(tensor)
+
+
+class _Constant:
+    """A constant inside a graph: equal to one that differs in nothing but sizes.
+
+    Of one shape, floating-point constants hold the same numbers. Of different shapes, they are
+    interpolation matrices, whose rows sum to one. Integers may differ where they can be sizes: the
+    full graph's is the larger. An integer may be a constant here and computed there.
+
+    Args:
+        tensor: the constant.
+    """
+
+    def __init__(self, tensor: ir.TensorProtocol) -> None:
+        self._values = tensor.numpy()
+        self._integer = not tensor.dtype.is_floating_point()
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, str):
+            return self._integer and other == COMPUTED_INTEGER
+        if not isinstance(other, _Constant) or self._values.dtype != other._values.dtype:
+            return False
+        ours, theirs = self._values, other._values
+        if ours.shape == theirs.shape:
+            sizes = self._integer & (ours >= theirs) & (theirs >= MIN_SIZE)
+            return bool(((ours == theirs) | sizes).all())
+        return not self._integer and _interpolates(ours) and _interpolates(theirs)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"constant {self._values.dtype}{list(self._values.shape)}"
+
+
+def _interpolates(matrix: np.ndarray) -> bool:
+    if matrix.ndim < 2:
+        return False
+    return bool(np.abs(matrix.astype(np.float32).sum(axis=-1) - 1).max() < ROW_SUM_TOLERANCE)
