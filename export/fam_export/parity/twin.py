@@ -89,8 +89,8 @@ class _Constant:
     """A constant inside a graph: equal to one that differs in nothing but sizes.
 
     Of one shape, floating-point constants hold the same numbers. Of different shapes, they are
-    interpolation matrices, whose rows sum to one. Integers may differ where they can be sizes: the
-    full graph's is the larger. An integer may be a constant here and computed there.
+    interpolation matrices, whose rows or columns sum to one. Integers may differ where they can be
+    sizes: the full graph's is the larger. An integer may be a constant here and computed there.
 
     Args:
         tensor: the constant.
@@ -118,6 +118,8 @@ class _Constant:
 
 
 def _interpolates(matrix: np.ndarray) -> bool:
+    """Whether the rows sum to one; or the columns, of a matrix that stands transposed."""
     if matrix.ndim < 2:
         return False
-    return bool(np.abs(matrix.astype(np.float32).sum(axis=-1) - 1).max() < ROW_SUM_TOLERANCE)
+    sums = (matrix.astype(np.float32).sum(axis=axis) for axis in (-1, -2))
+    return any(float(np.abs(total - 1).max()) < ROW_SUM_TOLERANCE for total in sums)
