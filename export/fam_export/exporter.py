@@ -38,7 +38,7 @@ from fam_runtime.bundle import (
     remove_temporary_files,
     write_atomically,
 )
-from fam_runtime.errors import InvalidRequest
+from fam_runtime.errors import ExportError, InvalidRequest
 from fam_runtime.schedulers import NoiseSchedule
 
 TARGET_FILES = ("unet/target-*.onnx", "unet/upsample-*.onnx", "fm/kernels-*.safetensors")
@@ -121,8 +121,7 @@ def export(
     fingerprint = checkpoint.fingerprint()
     work = _fingerprint_of_work(fingerprint, options, found)
     with Staging.opened(output.absolute(), work) as staging:
-        existing = _existing_bundle(output)
-        added = _missing(wanted, existing)
+        existing = _unchanged(output, found)
         weights = (output if existing else staging.bundle) / UNET_FOLDER
         context = StageContext(graphs, fingerprint, staging.bundle, weights)
         if existing:
@@ -132,14 +131,7 @@ def export(
         stages = () if existing else base_stages(checkpoint)
         stages += tuple(stage for size in added for stage in target_stages(size))
         records, times = _run(stages, context, staging, progress)
-        if existing is None:
-            manifest = manifest_from_records(context, added, records)
-            _remove_unlisted(staging.bundle, set(manifest.files))
-            write_atomically(staging.bundle / MANIFEST_NAME, manifest.to_bytes())
-            publish_directory(staging.bundle, output)
-        elif added:
-            manifest = extended_manifest(existing.manifest, added, records)
-            add_files(output, staging.bundle, manifest)
+        _publish(output, existing, context, added, records)
         staging.remove()
     present = tuple(size for size in wanted if size not in added)
     return ExportResult(output, added, present, times)
@@ -155,6 +147,40 @@ def _existing_bundle(output: Path, verify: str = "full") -> Bundle | None:
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return None
     return Bundle.open(output, verify=verify)
+
+
+def _unchanged(output: Path, found: Bundle | None) -> Bundle | None:
+    """The bundle at `output`, whole, and the one that was found before the lock was taken.
+
+    Raises:
+        ExportError: another exporter published in between.
+    """
+    existing = _existing_bundle(output)
+    if (existing and existing.hash) != (found and found.hash):
+        raise ExportError(
+            f"the bundle at {output} changed just now",
+            expected="nobody else who writes there",
+            fix="run the same command again",
+        )
+    return existing
+
+
+def _publish(
+    output: Path,
+    existing: Bundle | None,
+    context: StageContext,
+    added: Sequence[PixelSize],
+    records: Mapping[str, StageRecord],
+) -> None:
+    """Let the whole bundle appear at `output`, or the targets that were added to it."""
+    staged = context.staged
+    if existing is None:
+        manifest = manifest_from_records(context, added, records)
+        _remove_unlisted(staged, set(manifest.files))
+        write_atomically(staged / MANIFEST_NAME, manifest.to_bytes())
+        publish_directory(staged, output)
+    elif added:
+        add_files(output, staged, extended_manifest(existing.manifest, added, records))
 
 
 def _missing(wanted: Sequence[PixelSize], existing: Bundle | None) -> tuple[PixelSize, ...]:
