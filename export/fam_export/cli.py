@@ -49,56 +49,9 @@ def argument_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--model",
-        metavar="DIR|FILE|ORG/NAME",
-        help="checkpoint: a folder in diffusers' layout, a single .safetensors file in the "
-        "original one, or the id of a model on a hub; default: the demo checkpoint",
-    )
-    parser.add_argument(
-        "--lora",
-        action="append",
-        default=[],
-        metavar="FILE[:STRENGTH]",
-        help="merge a LoRA (kohya, diffusers, peft) into the weights; repeatable; "
-        "default strength: 1",
-    )
-    parser.add_argument(
-        "--config",
-        type=Path,
-        metavar="DIR|NAME",
-        help="for a single file: a folder with its configurations and tokenizers in diffusers' "
-        "layout, or sd15, sd21, sd21-base, sdxl; default: found out from the file",
-    )
-    parser.add_argument(
-        "--scale",
-        action="append",
-        default=[],
-        metavar="S",
-        help="target as a factor of the native size: 2, 1.5, 2x4 (height x width); repeatable; "
-        f"default: {DEFAULT_SCALE}, unless --size is given",
-    )
-    parser.add_argument(
-        "--size",
-        action="append",
-        default=[],
-        metavar="HEIGHTxWIDTH",
-        help="target in pixels; repeatable",
-    )
-    parser.add_argument(
-        "--output",
-        "-o",
-        type=Path,
-        metavar="DIR",
-        help="where the bundle goes; default: engines/NAME, after the checkpoint",
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=DTYPES,
-        default=ExportOptions().dtype,
-        help="precision of the UNet and the text encoders (bf16: for TensorRT only); always in "
-        f"fp32: {'; '.join(kept.part for kept in KEPT_IN_FP32)}; default: %(default)s",
-    )
+    _add_checkpoint_options(parser.add_argument_group("checkpoint"))
+    _add_bundle_options(parser.add_argument_group("bundle"))
+    _add_method_options(parser.add_argument_group("method"))
     parser.add_argument(
         "--no-preflight",
         action="store_true",
@@ -108,8 +61,63 @@ def argument_parser() -> argparse.ArgumentParser:
         "--report", type=Path, metavar="FILE", help="write seconds per stage to a JSON file"
     )
     parser.add_argument("--quiet", "-q", action="store_true", help="no progress bars")
-    _add_method_options(parser.add_argument_group("method"))
     return parser
+
+
+def _add_checkpoint_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--model",
+        metavar="DIR|FILE|ORG/NAME",
+        help="checkpoint: a folder in diffusers' layout, a single .safetensors file in the "
+        "original one, or the id of a model on a hub; default: the demo checkpoint",
+    )
+    group.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE[:STRENGTH]",
+        help="merge a LoRA (kohya, diffusers, peft) into the weights; repeatable; "
+        "default strength: 1",
+    )
+    group.add_argument(
+        "--config",
+        type=Path,
+        metavar="DIR|NAME",
+        help="for a single file: a folder with its configurations and tokenizers in diffusers' "
+        "layout, or sd15, sd21, sd21-base, sdxl; default: found out from the file",
+    )
+
+
+def _add_bundle_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--scale",
+        action="append",
+        default=[],
+        metavar="S",
+        help="target as a factor of the native size: 2, 1.5, 2x4 (height x width); repeatable; "
+        f"default: {DEFAULT_SCALE}, unless --size is given",
+    )
+    group.add_argument(
+        "--size",
+        action="append",
+        default=[],
+        metavar="HEIGHTxWIDTH",
+        help="target in pixels; repeatable",
+    )
+    group.add_argument(
+        "--output",
+        "-o",
+        type=Path,
+        metavar="DIR",
+        help="where the bundle goes; default: engines/NAME, after the checkpoint",
+    )
+    group.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default=ExportOptions().dtype,
+        help="precision of the UNet and the text encoders (bf16: for TensorRT only); always in "
+        f"fp32: {'; '.join(kept.part for kept in KEPT_IN_FP32)}; default: %(default)s",
+    )
 
 
 def _add_method_options(group: argparse._ArgumentGroup) -> None:

@@ -94,6 +94,26 @@ def defer(
 
 
 @contextmanager
+def deferred_replaced(module: nn.Module) -> Iterator[list[tuple[nn.Module, str, nn.Parameter]]]:
+    """Inside, the deferred parameters of `module` may be replaced; afterwards they are back.
+
+    Yields:
+        Each with the module that owns it and its name there.
+    """
+    deferred = [
+        (owner, name, parameter)
+        for owner in module.modules()
+        for name, parameter in owner.named_parameters(recurse=False)
+        if deferred_data(parameter) is not None
+    ]
+    try:
+        yield deferred
+    finally:
+        for owner, name, parameter in deferred:
+            owner._parameters[name] = parameter
+
+
+@contextmanager
 def data_on_demand(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """Inside, `module` computes: each layer reads its data when it is called, and drops it after.
 
@@ -103,21 +123,14 @@ def data_on_demand(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """
     from accelerate.hooks import attach_align_device_hook, remove_hook_from_submodules
 
-    deferred = [
-        (owner, name, parameter)
-        for owner in module.modules()
-        for name, parameter in owner.named_parameters(recurse=False)
-        if deferred_data(parameter) is not None
-    ]
-    attach_align_device_hook(
-        module,
-        execution_device="cpu",
-        offload=bool(deferred),
-        weights_map=DeferredParameters(module, dtype),
-    )
-    try:
-        yield
-    finally:
-        remove_hook_from_submodules(module)
-        for owner, name, parameter in deferred:
-            owner._parameters[name] = parameter
+    with deferred_replaced(module) as deferred:
+        attach_align_device_hook(
+            module,
+            execution_device="cpu",
+            offload=bool(deferred),
+            weights_map=DeferredParameters(module, dtype),
+        )
+        try:
+            yield
+        finally:
+            remove_hook_from_submodules(module)

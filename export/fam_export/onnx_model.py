@@ -24,7 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fam_export.activation_memory import peak_activation_bytes
 from fam_export.attention_node import translation_table
-from fam_export.deferred import DeferredParameters, deferred_data
+from fam_export.deferred import DeferredParameters, deferred_replaced
 from fam_export.deferred_initializers import defer_initializers
 from fam_export.graph_definition import (
     TORCH_DTYPES,
@@ -121,21 +121,12 @@ def _shapes_only(module: nn.Module) -> Iterator[FakeTensorMode]:
     On the meta device, where they are, they could not meet the constants that a model makes.
     """
     mode = FakeTensorMode()
-    deferred = [
-        (owner, name, parameter)
-        for owner in module.modules()
-        for name, parameter in owner.named_parameters(recurse=False)
-        if deferred_data(parameter) is not None
-    ]
-    for owner, name, parameter in deferred:
-        with mode:
-            shape_only = torch.empty(parameter.shape, dtype=parameter.dtype)
-        owner._parameters[name] = nn.Parameter(shape_only, requires_grad=False)
-    try:
-        yield mode
-    finally:
+    with deferred_replaced(module) as deferred:
         for owner, name, parameter in deferred:
-            owner._parameters[name] = parameter
+            with mode:
+                shape_only = torch.empty(parameter.shape, dtype=parameter.dtype)
+            owner._parameters[name] = nn.Parameter(shape_only, requires_grad=False)
+        yield mode
 
 
 def _normalise(model: ir.Model) -> None:

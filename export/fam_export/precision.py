@@ -6,21 +6,15 @@ implicit ones (TensorRT) takes them as they are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import get_args
 
 import torch
 
-from fam_runtime.bundle import ModelDtype
+from fam_export.graph_definition import TORCH_DTYPES
+from fam_runtime.bundle import TENSOR_DTYPE_OF_MODEL, ModelDtype
 
 DTYPES: tuple[ModelDtype, ...] = get_args(ModelDtype)
-
-TORCH_DTYPE_OF_MODEL: Mapping[ModelDtype, torch.dtype] = {
-    "fp32": torch.float32,
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
-}
 
 
 @dataclass(frozen=True)
@@ -60,4 +54,4 @@ KEPT_IN_FP32 = (
 
 def dtype_of_part(part: str, dtype: ModelDtype) -> torch.dtype:
     """The dtype of the weights of a part of the checkpoint, such as ``unet``."""
-    return torch.float32 if part == "vae" else TORCH_DTYPE_OF_MODEL[dtype]
+    return torch.float32 if part == "vae" else TORCH_DTYPES[TENSOR_DTYPE_OF_MODEL[dtype]]

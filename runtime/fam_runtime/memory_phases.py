@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from fam_runtime.backends.base import Backend, GraphMemory
+from fam_runtime.backends.base import VAE_SAMPLES, Backend, GraphMemory
 from fam_runtime.bundle import NATIVE_GRAPH
 from fam_runtime.native_attention import NativeAttentionChoice, stored_bytes, tap_specs
 
@@ -32,8 +32,6 @@ _DECODED_BYTES_PER_PIXEL = 36
 """Three colours, each three times in float32: the picture, its rounding, a check for NaN."""
 _FINISHED_BYTES_PER_PIXEL: Mapping[str, int] = {"pil": 3, "np": 24, "latent": 0}
 """Of a finished picture; arrays are joined at the end."""
-_VAE_SAMPLES = 64 * 64
-"""Latent samples that :class:`GraphMemory` says of the VAE are about."""
 _LATENT_COPIES = 16
 """Latents of the target size that are alive at once: references, noises, predictions, sums."""
 
@@ -131,7 +129,7 @@ class PhaseMemory:
         if self.call.native_wanted:  # native pictures are decoded in one piece
             native_height, native_width = self.manifest.latent_size(self.manifest.native)
             samples = max(samples, native_height * native_width)
-        running = math.ceil(self.decoder.running_bytes * samples / _VAE_SAMPLES)
+        running = math.ceil(self.decoder.running_bytes * samples / VAE_SAMPLES)
         return replace(self.decoder, running_bytes=running)
 
     def _held(self, graph: GraphMemory) -> int:

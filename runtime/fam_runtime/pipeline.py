@@ -107,8 +107,8 @@ class FamPipeline:
             backend: library that runs the graphs.
             provider: ``"cpu"`` or ``"cuda"``.
             num_threads: threads of an operator; None is one per core.
-            low_memory: share memory-mapped weights and hold one stage at a time: about half of
-                the memory, at about 1.5 times the time; a colour may differ by 1 of 255. Latents
+            low_memory: share memory-mapped weights and hold one stage at a time: less memory,
+                and slower; a colour may differ by 1 of 255. Latents
                 above 128x128 are decoded in tiles in any case, here in smaller ones; the decoder's
                 normalisation is computed per tile, so the tone can shift slightly.
             memory_budget_bytes: what the whole process may take: each call is made in the fastest

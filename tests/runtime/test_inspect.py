@@ -11,7 +11,8 @@ import pytest
 from onnx.external_data_helper import set_external_data
 
 from fam_runtime.bundle import LoraInfo, Manifest
-from fam_runtime.cli.inspect import bytes_text, main, table
+from fam_runtime.cli.inspect import main
+from fam_runtime.cli.inspect_report import bytes_text, table
 from fam_runtime.native_attention import stored_bytes, tap_specs
 from tests.runtime.fake_bundle import refresh_manifest, write_bundle
 

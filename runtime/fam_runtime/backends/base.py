@@ -43,6 +43,10 @@ class Value(Protocol):
 Values = Mapping[str, Value]
 
 
+VAE_SAMPLES = 64 * 64
+"""Latent samples that the figures of the VAE's graphs are about, here and in the manifest."""
+
+
 @dataclass(frozen=True)
 class GraphMemory:
     """Bytes of the process that a graph takes on the host.
@@ -51,8 +55,8 @@ class GraphMemory:
         own_bytes: while it is loaded.
         loading_bytes: instead of these, at most, while it is being loaded.
         shared_bytes: mapped weights besides, which the UNet graphs have in common.
-        running_bytes: on top, while it runs for one picture (the VAE's graphs: 64 x 64 latent
-            samples).
+        running_bytes: on top, while it runs for one picture (the VAE's graphs: for
+            :data:`VAE_SAMPLES`).
     """
 
     own_bytes: int

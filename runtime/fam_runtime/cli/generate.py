@@ -73,7 +73,9 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--provider", default="cpu", choices=["cpu", "cuda"])
     group.add_argument("--threads", type=int, help="default: one per core")
     group.add_argument(
-        "--low-memory", action="store_true", help="about half of the memory, 1.5 times the time"
+        "--low-memory",
+        action="store_true",
+        help="mapped weights, one UNet graph at a time: less memory, slower",
     )
     group.add_argument("--native-attention", default="auto", choices=NATIVE_ATTENTION_MODES)
     group.add_argument(

@@ -60,9 +60,9 @@ class SessionSettings:
         num_threads: threads of an operator; None leaves it to ONNX Runtime (one per core).
         low_memory: weights stay in one memory-mapped file, shared by all sessions, without the
             copies in a faster layout that ONNX Runtime would make; memory is given back after
-            each run. About half of the memory at 1.5 times the time; products are summed in
-            another order, so a colour may differ by 1 of 255 here and there. float16 weights are
-            converted to float32 one at a time, where they are used, and not all at once.
+            each run. Less memory, and slower; products are summed in another order, so a colour
+            may differ by 1 of 255 here and there. float16 weights are converted to float32 one at
+            a time, where they are used, and not all at once.
     """
 
     provider: Provider = "cpu"

@@ -12,7 +12,7 @@ import math
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from fam_runtime.backends.base import GraphMemory
+from fam_runtime.backends.base import VAE_SAMPLES, GraphMemory
 
 if TYPE_CHECKING:
     from fam_runtime.bundle import Bundle, Manifest
@@ -51,8 +51,6 @@ UNKNOWN_VAE_BYTES_PER_SAMPLE = 192 << 10
 """Of the VAE per latent sample: three times 256 channels of 64 pixels in float32."""
 UNKNOWN_TEXT_BYTES = 8 << 20
 """Of a text encoder: 77 tokens of 5120 channels in float32, a few times."""
-VAE_SAMPLES = 64 * 64
-"""Latent samples that `activation_bytes` of the VAE's graphs is about."""
 
 
 class _Weights(NamedTuple):
