@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+from safetensors.torch import load_file, save_file
 
 from fam_export.checkpoint import open_checkpoint
 from fam_export.graph_factory import GraphFactory, GraphName, twin_grids
@@ -20,6 +21,7 @@ from fam_export.parity.widened import widen
 from fam_export.shared_weights import read_weight_table
 from fam_runtime.bundle import Target
 from fam_runtime.errors import ExportError, ParityError
+from tests.checkpoints import make_checkpoint
 from tests.conftest import Exported, ExportTiny
 
 TARGET = GraphName("target", Target.for_size(192, 192))
@@ -73,10 +75,30 @@ def test_process_that_dies_says_what_to_do(
         check_in_own_process(check)
 
 
-def test_overflow_in_fp16_is_noticed(check: GraphCheck) -> None:
-    scale_weight(check.weights, "unet.conv_in.weight", 30000)
-    with pytest.raises(ParityError, match="is not what the PyTorch module computes"):
-        run_check(replace(check, twin=False))
+def test_overflow_in_fp16_is_noticed(tmp_path: Path) -> None:
+    """fp16 holds every weight, but not a sum inside; a norm makes the outputs small again."""
+    checkpoint = make_checkpoint("sd15", tmp_path / "tiny")
+    file = checkpoint / "text_encoder/model.safetensors"
+    weights = load_file(file)
+    for layer in ("fc1", "fc2"):
+        weights[f"encoder.layers.0.mlp.{layer}.weight"] *= 1024
+    assert max(values.abs().max() for values in weights.values()) < 1e3
+    save_file(weights, file, {"format": "pt"})
+    name = GraphName("text_encoder")
+    run_check(exported_alone(checkpoint, ExportOptions(), name, tmp_path))
+    half = exported_alone(checkpoint, ExportOptions(dtype="fp16"), name, tmp_path)
+    with pytest.raises(ParityError, match="is not what the PyTorch .*relative error nan.*for NaN"):
+        run_check(half)
+
+
+def exported_alone(
+    checkpoint: Path, options: ExportOptions, name: GraphName, folder: Path
+) -> GraphCheck:
+    """One graph of a checkpoint, its weights inside."""
+    opened = open_checkpoint(checkpoint)
+    file = folder / f"{name.kind}-{options.dtype}.onnx"
+    ir.save(traced_graph(GraphFactory(opened, options).definition(name)).model, file)
+    return GraphCheck(opened, options, name, file, folder)
 
 
 def test_another_graph_is_not_its_twin(half: Exported) -> None:
@@ -192,18 +214,14 @@ def test_reference_computes_in_fp32_with_the_weights_of_the_graph(half: Exported
 
 
 def test_pixel_upsampler_has_a_twin_too(half: Exported, tmp_path: Path) -> None:
-    options = ExportOptions(upsample_space="pixel")
-    checkpoint = open_checkpoint(half.checkpoint)
     name = GraphName("upsample", Target.for_size(256, 256))
-    traced = traced_graph(GraphFactory(checkpoint, options).definition(name))
-    file = tmp_path / "upsample.onnx"
-    ir.save(traced.model, file)
-    check = GraphCheck(checkpoint, options, name, file, tmp_path, twin=True)
+    options = ExportOptions(upsample_space="pixel")
+    check = replace(exported_alone(half.checkpoint, options, name, tmp_path), twin=True)
     assert run_check(check).twin == "8x8"
-    damaged = ir.load(file)
+    damaged = ir.load(check.file)
     weight = next(v for n, v in damaged.graph.initializers.items() if n.endswith("conv_in.weight"))
     assert weight.const_value is not None
     weight.const_value = ir.tensor(weight.const_value.numpy() * 1.01, name=weight.name)
-    ir.save(damaged, file)
+    ir.save(damaged, check.file)
     with pytest.raises(ParityError, match="is not the graph that was compared"):
         run_check(check)

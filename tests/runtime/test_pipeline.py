@@ -359,22 +359,18 @@ def test_an_over_long_prompt_warns_what_is_cut(pipe):
         pipe("cat " * 75 + "the lost end")
 
 
-def test_nan_is_an_error(tmp_path):
-    root = write_bundle(tmp_path / "nan", broken="nan")
-    message = r"native latent .* got '256 of 256 values"
+@pytest.mark.parametrize(
+    ("dtype", "message"),
+    [
+        ("fp32", "got '256 of 256 values"),
+        ("fp16", r"float16 overflows above 65504.* export with --dtype bf16 or fp32"),
+    ],
+)
+def test_nan_is_an_error_that_says_what_avoids_it(tmp_path, dtype, message):
+    root = write_bundle(tmp_path / "nan", broken="nan", dtype=dtype)
     with (
         FamPipeline.from_pretrained(root, progress=False) as pipe,
-        pytest.raises(NumericError, match=message),
-    ):
-        pipe("a red ring")
-
-
-def test_nan_in_fp16_says_what_avoids_it(tmp_path):
-    root = write_bundle(tmp_path / "nan", broken="nan", dtype="fp16")
-    message = r"native latent .* float16 overflows above 65504.* export with --dtype bf16 or fp32"
-    with (
-        FamPipeline.from_pretrained(root, progress=False) as pipe,
-        pytest.raises(NumericError, match=message),
+        pytest.raises(NumericError, match=f"native latent .* {message}"),
     ):
         pipe("a red ring")
 
