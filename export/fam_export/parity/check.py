@@ -203,6 +203,16 @@ def _worst_error(
     return worst
 
 
+_FIX = (
+    "nothing was published; check the checkpoint for NaN, try --dtype fp32 if this is another "
+    "one, or report this"
+)
+_FIX_OVERFLOW = (
+    "nothing was published; float16 overflows above 65504, in this checkpoint: export with "
+    "--dtype bf16 or fp32, or use a checkpoint that was made for fp16"
+)
+
+
 def _largest_relative_error(
     file: str,
     got: Mapping[str, np.ndarray],
@@ -220,8 +230,9 @@ def _largest_relative_error(
                 f"{file}: output {name} is not what the PyTorch module computes",
                 got=f"relative error {relative:.1e}",
                 expected=f"at most {tolerance:.0e}",
-                fix="nothing was published; check the checkpoint for NaN, try --dtype fp32 if "
-                "this is another one, or report this",
+                fix=_FIX_OVERFLOW
+                if tolerance == RELATIVE_TOLERANCE_ROUNDED and not np.isfinite(error)
+                else _FIX,
             )
         worst = max(worst, relative)
     return worst
