@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fam_runtime.backends.base import Backend, Value
+from fam_runtime.backends.base import Array, Backend, Value
 from fam_runtime.errors import Cancelled, InvalidRequest
 from fam_runtime.progress import Progress
+from fam_runtime.stage_program import Stage, Watching
 
 if TYPE_CHECKING:
     from fam_runtime.pipeline import FamPipeline
-    from fam_runtime.sampler import Stage
     from fam_runtime.schedulers import StepPlan
 
 CallbackOnStepEnd = Callable[["FamPipeline", int, float, dict[str, Any]], Mapping[str, Any] | None]
@@ -35,7 +35,7 @@ class StepWatcher:
 
     Args:
         pipeline: given to the callback; its `interrupt` is looked at.
-        backend: brings latents to the host for the callback, and back.
+        backend: brings latents to the host for the callback.
         progress: the bar.
         callback: the user's, or None.
     """
@@ -60,23 +60,35 @@ class StepWatcher:
         self.check_interrupt()
         self.progress.start(stage, total)
 
-    def after_step(self, stage: Stage, index: int, step: StepPlan, latent: Value) -> Value:
-        """What happens after step `index` of `stage`; returns the latent to go on with.
+    @property
+    def watches(self) -> Watching:
+        """Latents for a callback, steps for a bar that is seen, else nothing within a stage.
+
+        In the last case a device does a whole stage in one piece, so that `interrupt`, set by
+        another thread, is noticed between stages.
+        """
+        if self.callback is not None:
+            return "latents"
+        # Progress is anybody's class: whoever does not say otherwise is there to be seen.
+        return "steps" if getattr(self.progress, "visible", True) else "stages"
+
+    def after_step(self, stage: Stage, index: int, step: StepPlan, latent: Value) -> Array | None:
+        """What happens after step `index` of `stage`; returns the latent to go on with, if another.
 
         Raises:
             Cancelled: the user stops the run.
             InvalidRequest: the callback returned something else, or latents that do not fit.
         """
         self.progress.advance()
+        replaced: Array | None = None
         if self.callback is not None:
             latents = self.backend.download(latent).copy()  # theirs to write to
             kwargs = {"latents": latents, "stage": stage, "picture_index": self.picture_index}
-            returned = self.callback(self.pipeline, index, step.timestep, kwargs)
-            replaced = _returned_latents(returned)
-            if replaced is not None:
-                latent = self.backend.upload(_checked(replaced, latents.shape))
+            returned = _returned_latents(self.callback(self.pipeline, index, step.timestep, kwargs))
+            if returned is not None:
+                replaced = _checked(returned, latents.shape)
         self.check_interrupt()
-        return latent
+        return replaced
 
     def check_interrupt(self) -> None:
         """Stop if the user asked for it.

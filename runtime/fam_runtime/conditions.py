@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fam_runtime import contract
-from fam_runtime.backends.base import Array, Backend, Value
+from fam_runtime.backends.base import Array
 from fam_runtime.prompt import TextEmbedding
 
 if TYPE_CHECKING:
@@ -34,13 +34,12 @@ def zeros_for_no_negative_prompt(manifest: Manifest) -> bool:
 
 
 def stage_conditions(
-    backend: Backend,
     manifest: Manifest,
     pictures: Sequence[PictureRequest],
     embeddings: Mapping[str, TextEmbedding],
     guidance_scale: float,
     size: PixelSize | Target,
-) -> dict[str, Value]:
+) -> dict[str, Array]:
     """The feeds of a stage that makes pictures of `size`.
 
     Returns:
@@ -51,15 +50,15 @@ def stage_conditions(
     rows = [embeddings[picture.prompt] for picture in pictures]
     if manifest.model.guidance:
         rows = [_unconditional(manifest, picture, embeddings) for picture in pictures] + rows
-    feeds = {
-        contract.PROMPT_EMBEDS: backend.upload(np.concatenate([row.tokens for row in rows])),
+    feeds: dict[str, Array] = {
+        contract.PROMPT_EMBEDS: np.concatenate([row.tokens for row in rows]),
     }
     if manifest.model.takes_guidance_scale:
         feeds[contract.GUIDANCE_SCALE] = np.asarray(guidance_scale, np.float32)
     if manifest.model.family == "sdxl":
         pooled = [row.pooled for row in rows if row.pooled is not None]
-        feeds[contract.POOLED_PROMPT_EMBEDS] = backend.upload(np.concatenate(pooled))
-        feeds[contract.TIME_IDS] = backend.upload(time_ids(manifest, size, len(rows)))
+        feeds[contract.POOLED_PROMPT_EMBEDS] = np.concatenate(pooled)
+        feeds[contract.TIME_IDS] = time_ids(manifest, size, len(rows))
     return feeds
 
 

@@ -113,6 +113,10 @@ class BackendError(FamError):
     exit_code = 7
 
 
+class OutOfMemory(BackendError):
+    """Graphs, buffers or what a library takes do not fit in memory."""
+
+
 class NumericError(FamError):
     """A picture or a tensor holds NaN or infinity."""
 

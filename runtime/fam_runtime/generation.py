@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fam_runtime import contract
-from fam_runtime.backends.base import Runner, Values
+from fam_runtime.backends.base import Array, Runner
 from fam_runtime.backends.pool import RunnerPool
 from fam_runtime.bundle import NATIVE_GRAPH
 from fam_runtime.callback import StepWatcher
@@ -20,13 +20,10 @@ from fam_runtime.conditions import stage_conditions
 from fam_runtime.memory_plan import MemoryPlan
 from fam_runtime.native_attention import (
     NativeAttentionChoice,
-    NativeAttentionSource,
-    NoNativeAttention,
-    ReplayedAttention,
-    StoredAttention,
     all_tap_names,
     choose_native_attention,
     default_memory_budget_bytes,
+    no_native_attention,
     stored_bytes,
     tap_specs,
 )
@@ -34,16 +31,24 @@ from fam_runtime.noise import noise_source
 from fam_runtime.prompt import TextEmbedding
 from fam_runtime.request import PictureRequest, Request
 from fam_runtime.sampler import (
-    NativeTrajectory,
     PictureNoise,
-    Stage,
-    StageRun,
+    Sampling,
     check_finite,
-    run_native_stage,
-    run_target_stage,
+    native_program,
+    run_stage,
+    target_program,
 )
 from fam_runtime.schedulers import SamplingPlan
-from fam_runtime.tiling import Tiling, decode_tiled, tile_count
+from fam_runtime.stage_program import (
+    NativeAttention,
+    ReplayedAttention,
+    Stage,
+    StageProgram,
+    StageResult,
+    StageShape,
+    StoredAttention,
+)
+from fam_runtime.tiling import Tiling, decode_tiled, tile_count, tile_size
 
 if TYPE_CHECKING:
     from fam_runtime.bundle import KernelTables, PixelSize, Target
@@ -61,19 +66,33 @@ class Report:
         stored_bytes: what *store* takes for a batch.
         memory_budget_bytes: what the native attention was allowed to take without a plan, else
             what the process is.
+        device_buffers: bytes of the buffers that stay on the device for all steps of a call; 0 on
+            the host, where values come and go.
         seconds: per stage; `load` is the time for loading graphs in all of them.
+        step_seconds: mean time of a step per stage, as the device measured it.
     """
 
     memory: MemoryPlan | None = None
     native_attention: NativeAttentionChoice = "none"
     stored_bytes: int = 0
     memory_budget_bytes: int = 0
+    device_buffers: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    step_seconds: dict[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON types."""
         memory = None if self.memory is None else self.memory.as_dict()
-        return dict(vars(self), seconds=dict(self.seconds), memory=memory)
+        copied = {name: dict(getattr(self, name)) for name in ("seconds", "step_seconds")}
+        return {**vars(self), **copied, "memory": memory}
+
+
+@dataclass(frozen=True, eq=False)
+class NativeStage:
+    """The native stage of a batch, done: its program, to do it again, and what it left."""
+
+    program: StageProgram
+    result: StageResult
 
 
 @dataclass(frozen=True)
@@ -111,6 +130,7 @@ class Generation:
         self.backend, self.bundle = pool.backend, pool.bundle
         self.manifest = pool.bundle.manifest
         self._loaded_before = pool.load_seconds
+        self._preload()
         self._choose_native_attention()
 
     def run_batch(
@@ -119,19 +139,21 @@ class Generation:
         """Both stages; the native one is skipped where neither the method nor the user wants it."""
         needed = self.request.method.needs_native_stage
         noise = self._noise(pictures)
+        self._reserve(len(pictures), native_wanted=needed or native_wanted)
         with ExitStack() as held:
-            trajectory = None
+            native = None
             if needed or native_wanted:
                 # A picture must not depend on whether its native twin was asked for.
                 native_noise = noise if needed else self._noise(pictures)
-                runner = held.enter_context(self._native_runner())
-                trajectory = self._native_stage(runner, pictures, native_noise)
+                runner = held.enter_context(self.pool.borrow(NATIVE_GRAPH, B=len(pictures)))
+                native = self._native_stage(runner, pictures, native_noise)
                 if self.report.native_attention != "replay":
                     held.close()
-            reference = self._reference_latent(trajectory if needed else None, len(pictures))
-            target = self._target_stage(held, pictures, noise, reference, trajectory)
-        native = None if trajectory is None else self.backend.download(trajectory.final)
-        return BatchLatents(native, target)
+            reference = self._reference_latent(native if needed else None, len(pictures))
+            # Only a replay holds the native runner still, because it holds its program.
+            target = self._target_stage(held, pictures, noise, reference, native)
+        final = None if native is None else self.backend.download(native.result.final)
+        return BatchLatents(final, target)
 
     def decode(self, latent: Float32Array, tiling: Tiling | None, stage: Stage) -> Float32Array:
         """A picture, float32 ``[B, 3, height, width]`` in about [-1, 1], from its latent.
@@ -143,8 +165,10 @@ class Generation:
         height, width = latent.shape[2:]
         tiles = 1 if tiling is None else tile_count(height, width, tiling)
         self.watcher.start(f"decode {stage}", tiles)
-        graph = self.manifest.vae.decoder
-        with self.timed("decode"), self.pool.borrow(graph) as runner:
+        tile = (height, width) if tiling is None else tile_size(height, width, tiling)
+        sizes = dict(zip("hw", tile, strict=True))
+        decoder = self.pool.borrow(self.manifest.vae.decoder, B=len(latent), **sizes)
+        with self.timed("decode"), decoder as runner:
 
             def decode_piece(piece: Float32Array) -> Float32Array:
                 values = runner.run({contract.LATENT: self.backend.upload(piece)})
@@ -175,14 +199,26 @@ class Generation:
         self.report.seconds["load"] = self.pool.load_seconds - self._loaded_before
         return self.report.as_dict()
 
+    def _preload(self) -> None:
+        """On a device, graphs and what they are fed share its memory: the graphs come first."""
+        request = self.request
+        if not self.pool.keep or not self.backend.place.holds_graphs:
+            return
+        graphs = [request.target.step]
+        if request.method.needs_native_stage:
+            graphs = [NATIVE_GRAPH, request.target.upsample, *graphs]
+        self.pool.preload(graphs, B=min(request.pictures_per_batch, len(request.pictures)))
+
     def _choose_native_attention(self) -> None:
         request, report = self.request, self.report
         specs = tap_specs(self.manifest, request.target.step)
         batch = min(request.pictures_per_batch, len(request.pictures))
         report.memory_budget_bytes = (
-            default_memory_budget_bytes() if report.memory is None else report.memory.budget_bytes
+            default_memory_budget_bytes(self.backend.place)
+            if report.memory is None
+            else report.memory.budget_bytes
         )
-        report.stored_bytes = stored_bytes(specs, self._tap_sizes(batch), len(self.plan.steps))
+        report.stored_bytes = stored_bytes(specs, {"B": batch}, len(self.plan.steps))
         report.native_attention = choose_native_attention(
             request.native_attention,
             request.am_strength,
@@ -190,27 +226,61 @@ class Generation:
             report.memory_budget_bytes,
         )
 
+    def _reserve(self, batch: int, *, native_wanted: bool) -> None:
+        """Have a device's buffers ready before the first step, or say that they do not fit."""
+        target, steps = self.request.target, self.plan.steps
+        noisy, choice = tuple(step.needs_noise for step in steps), self.report.native_attention
+        taps = tap_specs(self.manifest, target.step)
+        stages = [
+            StageShape(
+                "target",
+                self.manifest.graphs[target.step],
+                batch,
+                noisy,
+                keep_trajectory=False,
+                taps=taps,
+                tap_slots=0 if choice == "store" else 1,
+            )
+        ]
+        if native_wanted:
+            slots = len(steps) if choice == "store" else 0
+            graph = self.manifest.graphs[NATIVE_GRAPH]
+            stages.append(
+                StageShape(
+                    "native",
+                    graph,
+                    batch,
+                    noisy,
+                    keep_trajectory=True,
+                    taps=taps,
+                    tap_slots=slots,
+                )
+            )
+        reserved = self.backend.stage_loop().reserve(stages)
+        self.report.device_buffers = max(self.report.device_buffers, reserved)
+
     def _native_stage(
         self, runner: Runner, pictures: Sequence[PictureRequest], noise: PictureNoise
-    ) -> NativeTrajectory:
+    ) -> NativeStage:
         self.watcher.start("native", len(self.plan.steps))
-        run = self._stage_run("native", runner, pictures, noise, self.manifest.native)
-        names = all_tap_names(self.manifest) if self.report.native_attention == "store" else ()
-        shape = (
-            self.manifest.model.latent_channels,
-            *self.manifest.latent_size(self.manifest.native),
+        native, model = self.manifest.native, self.manifest.model
+        program = native_program(
+            Sampling(self.plan, noise, self.watcher),
+            runner,
+            self._conditions(pictures, native),
+            (model.latent_channels, *self.manifest.latent_size(native)),
+            all_tap_names(self.manifest) if self.report.native_attention == "store" else (),
         )
-        with self.timed("native"):
-            return run_native_stage(run, shape, names)
+        return NativeStage(program, self._run(program))
 
-    def _reference_latent(self, trajectory: NativeTrajectory | None, batch: int) -> Float32Array:
+    def _reference_latent(self, native: NativeStage | None, batch: int) -> Float32Array:
         """``z̃_0 = U(z_0^n)``; zeros for a method that takes nothing from the native stage."""
         target = self.request.target
         shape = (batch, self.manifest.model.latent_channels, *self.manifest.latent_size(target))
-        if trajectory is None:
+        if native is None:
             return np.zeros(shape, np.float32)
-        with self.timed("upsample"), self.pool.borrow(target.upsample) as runner:
-            values = runner.run({contract.LATENT: trajectory.final})
+        with self.timed("upsample"), self.pool.borrow(target.upsample, B=batch) as runner:
+            values = runner.run({contract.LATENT: native.result.final})
             return self.backend.download(values[contract.REFERENCE_LATENT])
 
     def _target_stage(
@@ -219,82 +289,50 @@ class Generation:
         pictures: Sequence[PictureRequest],
         noise: PictureNoise,
         reference: Float32Array,
-        trajectory: NativeTrajectory | None,
+        native: NativeStage | None,
     ) -> Float32Array:
         target = self.request.target
-        runner = held.enter_context(self.pool.borrow(target.step))
+        runner = held.enter_context(self.pool.borrow(target.step, B=len(pictures)))
         self.watcher.start(f"target {target.size}", len(self.plan.steps))
-        run = self._stage_run("target", runner, pictures, noise, target)
-        attention = self._native_attention(held, pictures, trajectory)
-        with self.timed("target"):
-            latent = run_target_stage(
-                run,
-                reference,
-                self.request.method,
-                self.request.am_strength,
-                self.tables,
-                attention,
-            )
-            return self.backend.download(latent)
-
-    def _native_attention(
-        self,
-        held: ExitStack,
-        pictures: Sequence[PictureRequest],
-        trajectory: NativeTrajectory | None,
-    ) -> NativeAttentionSource:
-        choice = self.report.native_attention
-        if choice == "none" or trajectory is None:
-            specs = tap_specs(self.manifest, self.request.target.step)
-            return NoNativeAttention(self.backend, specs, self._tap_sizes(len(pictures)))
-        if choice == "store":
-            return StoredAttention(trajectory.taps)
-        return ReplayedAttention(
-            held.enter_context(self._native_runner()),
-            all_tap_names(self.manifest),
-            self.plan.steps,
-            trajectory.latents,
-            self._conditions(pictures, self.manifest.native),
-        )
-
-    def _stage_run(
-        self,
-        stage: Stage,
-        runner: Runner,
-        pictures: Sequence[PictureRequest],
-        noise: PictureNoise,
-        size: PixelSize | Target,
-    ) -> StageRun:
-        conditions = self._conditions(pictures, size)
-        return StageRun(
-            stage,
-            self.backend,
+        program = target_program(
+            Sampling(self.plan, noise, self.watcher),
             runner,
-            self.plan,
-            conditions,
-            noise,
-            self.watcher.after_step,
-            self.manifest.model.dtype,
+            self._conditions(pictures, target),
+            reference,
+            self.request.method,
+            self.request.am_strength,
+            self.tables,
+            self._attention(len(pictures), native),
         )
+        return self.backend.download(self._run(program).final)
 
-    def _conditions(self, pictures: Sequence[PictureRequest], size: PixelSize | Target) -> Values:
+    def _run(self, program: StageProgram) -> StageResult:
+        """Carry a stage out, and report how long it took."""
+        with self.timed(program.stage):
+            result = run_stage(self.backend, program, self.manifest.model.dtype)
+        if result.step_seconds is not None:
+            self.report.step_seconds[program.stage] = result.step_seconds
+        return result
+
+    def _attention(self, batch: int, native: NativeStage | None) -> NativeAttention:
+        choice = self.report.native_attention
+        if choice == "none" or native is None:
+            specs = tap_specs(self.manifest, self.request.target.step)
+            return no_native_attention(specs, {"B": batch})
+        if choice == "store":
+            return StoredAttention(native.result.taps)
+        names = all_tap_names(self.manifest)
+        return ReplayedAttention(native.program, native.result.latents, names)
+
+    def _conditions(
+        self, pictures: Sequence[PictureRequest], size: PixelSize | Target
+    ) -> dict[str, Array]:
         return stage_conditions(
-            self.backend,
-            self.manifest,
-            pictures,
-            self.embeddings,
-            self.request.guidance_scale,
-            size,
+            self.manifest, pictures, self.embeddings, self.request.guidance_scale, size
         )
 
     def _noise(self, pictures: Sequence[PictureRequest]) -> PictureNoise:
         return PictureNoise([noise_source(self.request.noise, p.seed) for p in pictures])
-
-    def _native_runner(self) -> Any:
-        return self.pool.borrow(NATIVE_GRAPH)
-
-    def _tap_sizes(self, batch: int) -> dict[str, int]:
-        return {"B": batch}
 
     def _after_tile(self) -> None:
         self.watcher.progress.advance()

@@ -10,7 +10,11 @@ from typing import Any, Protocol, Self
 
 
 class Progress(Protocol):
-    """Told about stages and their steps."""
+    """Told about stages and their steps.
+
+    An attribute ``visible`` that is false says that nobody looks, so that a GPU may do the steps of
+    a stage in one piece; without one, each step is told of when it is done.
+    """
 
     def start(self, stage: str, total: int) -> None:
         """A stage of `total` steps begins; the one before has ended."""
@@ -27,6 +31,9 @@ class Progress(Protocol):
 
 class NoProgress:
     """Says nothing."""
+
+    visible = False
+    """Nobody sees it."""
 
     def start(self, stage: str, total: int) -> None:
         """Ignored."""
@@ -75,6 +82,11 @@ class ProgressBars:
     def __init__(self, *, force: bool = False) -> None:
         self._force = force
         self._bar: Any = None
+
+    @property
+    def visible(self) -> bool:
+        """Whether a bar is drawn."""
+        return self._force or sys.stderr.isatty()
 
     def start(self, stage: str, total: int) -> None:
         """Close the bar before and open one called `stage`."""

@@ -146,7 +146,7 @@ class PromptEncoder:
         states: dict[str, list[Float32Array]] = {text: [] for text in distinct}
         pooled: dict[str, Float32Array | None] = dict.fromkeys(distinct)
         for tokenizer in self._tokenizers:
-            with self._pool.borrow(tokenizer.encoder.graph) as runner:
+            with self._pool.borrow(tokenizer.encoder.graph, B=1) as runner:
                 for text in distinct:
                     ids, cut = tokenizer.input_ids(text)
                     if cut:

@@ -1,7 +1,8 @@
 """The two stages: the native trajectory, and diffuse-denoise at the target size.
 
-The step graphs hold all the arithmetic on tensors; this file only decides what is fed when. The one
-exception is the first latent of each stage, computed on the host in float32:
+The step graphs hold all the arithmetic on tensors; this file only decides what is fed when, as a
+:class:`~fam_runtime.stage_program.StageProgram`. The one exception is the first latent of each
+stage, computed on the host in float32:
 
 - native: ``z_T^n = init_noise_sigma · ε_n``;
 - target: ``z̃_T = initial_signal · z̃_0 + initial_noise · ε``, each product rounded to float32 before
@@ -15,53 +16,38 @@ that takes nothing from the native stage (direct) draws nothing for it. A draw h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fam_runtime import contract
-from fam_runtime.backends.base import Array, Backend, Runner, Value, Values
+from fam_runtime.backends.base import Array, Backend, Runner
 from fam_runtime.bundle import KernelTables
 from fam_runtime.contract import StepCoefficient
 from fam_runtime.errors import NumericError
 from fam_runtime.methods import Method, skip_residual_weight
+from fam_runtime.stage_program import (
+    NativeAttention,
+    StageProgram,
+    StageResult,
+    StepObserver,
+    Unwatched,
+)
 
 if TYPE_CHECKING:
     from fam_runtime.bundle.manifest_parts import ModelDtype
-    from fam_runtime.native_attention import NativeAttentionSource
     from fam_runtime.noise import NoiseSource
     from fam_runtime.schedulers import SamplingPlan, StepPlan
 
 Float32Array = npt.NDArray[np.float32]
-Stage = Literal["native", "target"]
 
 _FP16_OVERFLOWS = (
     "float16 overflows above 65504, in some checkpoints: export with --dtype bf16 or fp32, or use "
     "a checkpoint that was made for fp16"
 )
-
-AfterStep = Callable[[Stage, int, "StepPlan", Value], Value]
-"""Called after every step with the stage, its index, its plan and the new latent; returns the
-latent to go on with. It stops the run by raising."""
-
-
-@dataclass(frozen=True)
-class NativeTrajectory:
-    """What the native stage leaves behind.
-
-    Attributes:
-        final: ``z_0^n``.
-        latents: ``z_t^n`` at the beginning of every step.
-        taps: the taps of every step, when they were asked for; a list, so that whoever takes them
-            can take them out (they are the largest thing in memory).
-    """
-
-    final: Value
-    latents: tuple[Value, ...]
-    taps: list[Values | None] = field(default_factory=list)
 
 
 @dataclass
@@ -75,149 +61,125 @@ class PictureNoise:
         return np.concatenate([source.normal((1, *latent_shape)) for source in self.sources])
 
 
-@dataclass
-class StageRun:
-    """A stage's fixed parts.
+@dataclass(frozen=True)
+class Sampling:
+    """What the programs of both stages have in common.
 
     Attributes:
-        stage: for messages and `after_step`.
-        backend: owner of the values.
-        runner: the stage's step graph.
         plan: the sampler's steps.
-        conditions: feeds that are the same at every step.
-        noise: the batch's noise.
-        after_step: see :data:`AfterStep`.
-        dtype: of the model's weights, for messages.
+        noise: the batch's noise; a program takes its first latent from it when it is made.
+        observer: told about steps.
     """
 
-    stage: Stage
-    backend: Backend
-    runner: Runner
     plan: SamplingPlan
-    conditions: Values
     noise: PictureNoise
-    after_step: AfterStep
-    dtype: ModelDtype = "fp32"
-    _zeros: dict[tuple[int, ...], Value] = field(default_factory=dict)
-
-    def step(
-        self,
-        index: int,
-        latent: Value,
-        prediction: Value | None,
-        extra: dict[str, Value],
-        outputs: Sequence[str] = (),
-    ) -> dict[str, Value]:
-        """Run step `index`: the sampler's outputs, and `outputs`."""
-        step = self.plan.steps[index]
-        zeros = self._zeros_like(latent)
-        feeds = step_feeds(
-            step,
-            latent,
-            prediction=zeros if prediction is None else prediction,
-            noise=self.noise.draw(latent.shape[1:]) if step.needs_noise else zeros,
-        )
-        feeds |= {**self.conditions, **extra}
-        values = self.runner.run(feeds, (contract.NEXT_LATENT, contract.PREDICTION, *outputs))
-        values[contract.NEXT_LATENT] = self.after_step(
-            self.stage, index, step, values[contract.NEXT_LATENT]
-        )
-        return values
-
-    def _zeros_like(self, latent: Value) -> Value:
-        if latent.shape not in self._zeros:
-            self._zeros[latent.shape] = self.backend.zeros(latent.shape, "float32")
-        return self._zeros[latent.shape]
+    observer: StepObserver = field(default_factory=Unwatched)
 
 
-def step_feeds(
-    step: StepPlan, latent: Value, *, prediction: Value, noise: Value
-) -> dict[str, Value]:
-    """What every step graph is fed besides its conditions.
-
-    Args:
-        step: timestep and coefficients.
-        latent: ``z_t``.
-        prediction: the data prediction of the step before.
-        noise: of an ancestral sampler's step; the shape of `latent`, like `prediction`.
-    """
-    return {
-        contract.LATENT: latent,
-        contract.TIMESTEP: np.asarray(step.timestep, np.float32),
-        contract.STEP_COEFFICIENTS: step.coefficients,
-        contract.PREVIOUS_PREDICTION: prediction,
-        contract.STEP_NOISE: noise,
-    }
-
-
-def run_native_stage(
-    run: StageRun, latent_shape: tuple[int, int, int], tap_names: Sequence[str] = ()
-) -> NativeTrajectory:
+def native_program(
+    sampling: Sampling,
+    runner: Runner,
+    conditions: Mapping[str, Array],
+    latent_shape: tuple[int, int, int],
+    kept_taps: Sequence[str] = (),
+) -> StageProgram:
     """Sample ``z_0^n`` with the unmodified UNet and keep the trajectory.
 
     Args:
-        run: the stage.
+        sampling: plan, noise, observer.
+        runner: the native step graph.
+        conditions: inputs that are the same at every step.
         latent_shape: channels, height and width of a native latent.
-        tap_names: taps to keep at every step; none by default.
-
-    Raises:
-        NumericError: the latent holds NaN or infinity.
+        kept_taps: taps to keep at every step; none by default.
     """
-    start = np.float32(run.plan.init_noise_sigma) * run.noise.draw(latent_shape)
-    latent = run.backend.upload(start)
-    prediction: Value | None = None
-    latents: list[Value] = []
-    taps: list[Values | None] = []
-    for index in range(len(run.plan.steps)):
-        latents.append(latent)
-        values = run.step(index, latent, prediction, {}, tap_names)
-        latent, prediction = values[contract.NEXT_LATENT], values[contract.PREDICTION]
-        if tap_names:
-            taps.append({name: values[name] for name in tap_names})
-    check_finite("the native latent", run.backend.download(latent), run.dtype)
-    return NativeTrajectory(latent, tuple(latents), taps)
+    plan, noise = sampling.plan, sampling.noise
+    return StageProgram(
+        stage="native",
+        runner=runner,
+        steps=plan.steps,
+        first_latent=np.float32(plan.init_noise_sigma) * noise.draw(latent_shape),
+        constants=conditions,
+        tables=sampler_tables(plan),
+        draw_noise=lambda: noise.draw(latent_shape),
+        observer=sampling.observer,
+        keep_trajectory=True,
+        kept_taps=tuple(kept_taps),
+    )
 
 
-def run_target_stage(
-    run: StageRun,
-    reference_latent: Array,
+def target_program(
+    sampling: Sampling,
+    runner: Runner,
+    conditions: Mapping[str, Array],
+    reference_latent: Float32Array,
     method: Method,
     am_strength: float,
     tables: KernelTables,
-    attention: NativeAttentionSource,
-) -> Value:
-    """Denoise at the target size; returns ``z_0``.
+    attention: NativeAttention | None,
+) -> StageProgram:
+    """Denoise at the target size.
 
     Args:
-        run: the stage.
+        sampling: plan, noise, observer.
+        runner: the target step graph.
+        conditions: inputs that are the same at every step.
         reference_latent: ``z̃_0``, float32 ``[B, C, H, W]``.
         method: what is fed for FM.
         am_strength: λ.
         tables: FM kernels of this size.
         attention: the native attention of every step.
+    """
+    plan, noise = sampling.plan, sampling.noise
+    latent_shape = reference_latent.shape[1:]
+    epsilon = noise.draw(latent_shape)
+    steps = [fm_feeds(method, tables, step) for step in plan.steps]
+    return StageProgram(
+        stage="target",
+        runner=runner,
+        steps=plan.steps,
+        first_latent=first_target_latent(method, plan, reference_latent, epsilon),
+        constants={
+            **conditions,
+            contract.REFERENCE_LATENT: reference_latent,
+            contract.REFERENCE_NOISE: epsilon,
+            contract.AM_STRENGTH: np.asarray(am_strength, np.float32),
+        },
+        tables={
+            **sampler_tables(plan),
+            contract.STEP_COEFFICIENTS: np.stack(
+                [reference_coefficients(method, step) for step in plan.steps]
+            ),
+            **{name: np.stack([feeds[name] for feeds in steps]) for name in steps[0]},
+        },
+        draw_noise=lambda: noise.draw(latent_shape),
+        observer=sampling.observer,
+        attention=attention,
+    )
+
+
+def run_stage(backend: Backend, program: StageProgram, dtype: ModelDtype = "fp32") -> StageResult:
+    """Carry `program` out, and look at the latent it ends with.
+
+    Args:
+        backend: whose runner it is.
+        program: the stage.
+        dtype: of the model's weights, for messages.
 
     Raises:
         NumericError: the latent holds NaN or infinity.
+        BackendError: see :meth:`fam_runtime.stage_loop.StageLoop.run`.
     """
-    noise = run.noise.draw(reference_latent.shape[1:])
-    latent = run.backend.upload(first_target_latent(method, run.plan, reference_latent, noise))
-    fixed: dict[str, Value] = {
-        contract.REFERENCE_LATENT: run.backend.upload(reference_latent),
-        contract.REFERENCE_NOISE: run.backend.upload(noise),
-        contract.AM_STRENGTH: np.asarray(am_strength, np.float32),
+    result = backend.stage_loop().run(program)
+    check_finite(f"the {program.stage} latent", backend.download(result.final), dtype)
+    return result
+
+
+def sampler_tables(plan: SamplingPlan) -> dict[str, Float32Array]:
+    """What every step graph is told of the sampler: float32 ``[T]`` and ``[T, 9]``."""
+    return {
+        contract.TIMESTEP: np.array([step.timestep for step in plan.steps], np.float32),
+        contract.STEP_COEFFICIENTS: np.stack([step.coefficients for step in plan.steps]),
     }
-    prediction: Value | None = None
-    for index, step in enumerate(run.plan.steps):
-        fed = {
-            **fixed,
-            **fm_feeds(method, tables, step),
-            contract.STEP_COEFFICIENTS: reference_coefficients(method, step),
-        }
-        # No name for the taps here: it would keep them alive while the next step's are made.
-        values = run.step(index, latent, prediction, {**fed, **attention.taps(index)})
-        latent, prediction = values[contract.NEXT_LATENT], values[contract.PREDICTION]
-    check_finite("the target latent", run.backend.download(latent), run.dtype)
-    return latent
 
 
 def first_target_latent(
@@ -246,7 +208,7 @@ def reference_coefficients(method: Method, step: StepPlan) -> Float32Array:
     return coefficients
 
 
-def fm_feeds(method: Method, tables: KernelTables, step: StepPlan) -> dict[str, Value]:
+def fm_feeds(method: Method, tables: KernelTables, step: StepPlan) -> dict[str, Float32Array]:
     """Kernels and weight of FM for a step: float32 ``[H]``, ``[W]`` and ``[]``."""
     train_timesteps = len(tables.weight)
     if method.fm_kernel == "table":

@@ -162,6 +162,11 @@ def decode_tiled(
     return picture
 
 
+def tile_size(height: int, width: int, tiling: Tiling) -> tuple[int, int]:
+    """Latent samples of every tile of a latent of ``height × width`` samples."""
+    return min(tiling.tile, height), min(tiling.tile, width)
+
+
 def tile_count(height: int, width: int, tiling: Tiling) -> int:
     """How many tiles a latent of ``height × width`` samples takes."""
     return len(axis_tiles(height, tiling, 1)) * len(axis_tiles(width, tiling, 1))

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from fam_runtime import FamPipeline
+from fam_runtime.bundle import Bundle
 from tests.conftest import Exported
+from tests.runtime.device.fake_device import FakeDeviceBackend
 
 PROMPT = "a red circle"
 STEPS = 4
@@ -82,3 +84,18 @@ def test_a_pictures_settings_make_it_again(
     for file in (first, second):
         with Image.open(file) as image:
             assert np.array_equal(np.asarray(image), picture)
+
+
+@pytest.mark.parametrize("every_output", [False, True])
+def test_stages_in_a_devices_buffers_make_the_same_latents(
+    tiny: Exported, every_output: bool
+) -> None:
+    """What a GPU is told to do, done by the CPU; libraries differ in the outputs they write."""
+    call: dict[str, Any] = {"seed": SEED, "num_inference_steps": 2, "output_type": "np"}
+    with FamPipeline.from_pretrained(tiny.bundle, progress=False) as pipe:
+        expected = pipe(PROMPT, **call)
+    backend = FakeDeviceBackend(every_output=every_output)
+    with FamPipeline(Bundle.open(tiny.bundle), backend) as pipe:
+        made = pipe(PROMPT, **call)
+    assert np.array_equal(made.latents, expected.latents)
+    assert np.array_equal(made.images, expected.images)

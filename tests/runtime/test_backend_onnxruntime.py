@@ -13,14 +13,22 @@ from onnx import TensorProto, helper
 from fam_runtime import contract
 from fam_runtime.backends import open_backend
 from fam_runtime.backends.checks import shape_from_symbols
+from fam_runtime.backends.onnxruntime.device_graph import (
+    ONNX_ELEMENT_TYPES,
+    OnnxruntimeDeviceGraph,
+)
 from fam_runtime.backends.onnxruntime.loader import (
     SessionFromOnnx,
     SessionSettings,
     SharedWeights,
     error_from_onnxruntime,
+    import_onnxruntime,
 )
-from fam_runtime.bundle import NATIVE_GRAPH, Bundle, GraphSpec, TensorSpec
+from fam_runtime.bundle import NATIVE_GRAPH, TENSOR_DTYPE_BYTES, Bundle, GraphSpec, TensorSpec
+from fam_runtime.device.runner import DeviceRunner
+from fam_runtime.device.tensor import DeviceTensor
 from fam_runtime.errors import BackendError, BundleDamaged
+from tests.runtime.device.fake_device import FakeDeviceApi
 from tests.runtime.fake_bundle import LAYER, write_bundle
 
 SIZE = 64
@@ -62,43 +70,127 @@ class Recording:
         return self.session.run(names, feeds, options)
 
 
-def test_bound_runs_take_scalars_and_arrays(bundle):
-    """The way to a GPU, with the CPU's memory in place of the GPU's."""
+def on_device(feeds):
+    """The arrays as tensors at their addresses, with the CPU's memory in place of a GPU's."""
+    return {
+        name: DeviceTensor(array.ctypes.data, array.shape, array.dtype.name, array)
+        for name, array in feeds.items()
+    }
+
+
+def bound_graph(bundle, graph=NATIVE_GRAPH):
+    session = SessionFromOnnx(bundle.path(graph), SessionSettings())()
+    return OnnxruntimeDeviceGraph(graph, bundle.manifest.graphs[graph], session, "cpu")
+
+
+def test_bound_runs_read_and_write_in_place(bundle):
+    """The way to a GPU; a second run reads what the first one wrote."""
     feeds = native_feeds(bundle)
     with open_backend("onnxruntime").load(bundle, NATIVE_GRAPH) as runner:
         expected = runner.run(feeds)
-        outputs = tuple(expected)
-        bound = runner._run_bound(feeds, outputs)
-        again = runner._run_bound({**feeds, contract.LATENT: bound[contract.NEXT_LATENT]}, outputs)
         more = runner.run({**feeds, contract.LATENT: expected[contract.NEXT_LATENT]})
-    assert feeds[contract.TIMESTEP].shape == ()
-    for name in outputs:
-        assert bound[name].shape == expected[name].shape
-        assert np.array_equal(bound[name].memory.numpy(), expected[name])
-        assert np.array_equal(again[name].memory.numpy(), more[name])
+    graph = bound_graph(bundle)
+    outputs = graph.required_outputs(tuple(expected))
+    bound = {name: np.full_like(expected[name], np.nan) for name in outputs}
+    again = {name: np.full_like(expected[name], np.nan) for name in outputs}
+    graph.enqueue(on_device(feeds | bound))
+    graph.enqueue(on_device({**feeds, contract.LATENT: bound[contract.NEXT_LATENT], **again}))
+    for name in expected:
+        assert np.array_equal(bound[name], expected[name])
+        assert np.array_equal(again[name], more[name])
+    assert not graph.capturable
+    graph.close()
 
 
-def test_bound_scalars_stay_scalars(bundle):
+def test_bound_runs_skip_what_nobody_wants(bundle):
+    feeds, taps = native_feeds(bundle), contract.tap_names(LAYER, "qk")
+    graph = bound_graph(bundle)
+    assert graph.required_outputs(taps) == taps
+    wanted = {
+        spec.name: np.empty(shape_from_symbols(spec.shape, {"B": 1}), spec.dtype)
+        for spec in bundle.manifest.graphs[NATIVE_GRAPH].outputs
+        if spec.name in taps
+    }
+    graph.enqueue(on_device(feeds | wanted))
+    with open_backend("onnxruntime").load(bundle, NATIVE_GRAPH) as runner:
+        expected = runner.run(feeds, taps)
+    assert all(np.array_equal(wanted[name], expected[name]) for name in taps)
+
+
+def test_bound_values_have_their_own_shapes_and_types(bundle):
     """onnxruntime lets [1] pass where this graph takes [], another graph's shapes would change."""
-    shapes = {}
+    bound = {}
 
     class Binding:
-        def bind_cpu_input(self, name, array):
-            shapes[name] = array.shape
+        def bind_input(self, name, device, index, element_type, shape, address):
+            bound[name] = (device, index, element_type, shape, address)
 
-        def bind_output(self, name, device):
-            pass
+    done = []
+    graph = OnnxruntimeDeviceGraph(
+        NATIVE_GRAPH,
+        GraphSpec(bundle.manifest.graphs[NATIVE_GRAPH].inputs, ()),
+        SimpleNamespace(
+            io_binding=Binding, run_with_iobinding=lambda _, options: done.append(options)
+        ),
+        "cuda",
+        3,
+    )
+    values = on_device(native_feeds(bundle))
+    graph.enqueue(values)
+    assert bound == {
+        name: ("cuda", 3, TensorProto.FLOAT, value.shape, value.address)
+        for name, value in values.items()
+    }
+    option = "disable_synchronize_execution_providers"
+    assert done[0].get_run_config_entry(option) == "1"  # nobody waits
+    assert done[0].only_execute_path_to_fetches
 
-        def get_outputs(self):
-            return []
 
-    feeds = native_feeds(bundle)
-    with open_backend("onnxruntime").load(bundle, NATIVE_GRAPH) as runner:
-        runner._session = SimpleNamespace(
-            io_binding=Binding, run_with_iobinding=lambda binding, options: None
-        )
-        runner._run_bound(feeds, ())
-    assert shapes == {name: array.shape for name, array in feeds.items()}
+def test_element_types_are_onnx(bundle):
+    for name, number in ONNX_ELEMENT_TYPES.items():
+        assert number == TensorProto.DataType.Value("FLOAT" if name == "float32" else name.upper())
+    assert set(ONNX_ELEMENT_TYPES) == set(TENSOR_DTYPE_BYTES)
+
+
+def test_a_failed_bound_run_is_a_message(bundle):
+    values = on_device(native_feeds(bundle))
+    values[contract.LATENT] = DeviceTensor(values[contract.LATENT].address, (1,), "float32")
+    with pytest.raises(BackendError, match=rf"onnxruntime failed in {NATIVE_GRAPH}"):
+        bound_graph(bundle).enqueue(values)
+
+
+def test_a_session_on_a_gpu_computes_on_the_device_apis_stream(bundle, monkeypatch):
+    """What a GPU would be told, as far as can be seen without one."""
+    made = {}
+
+    loaded = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    def session(path, options, providers, disabled_optimizers, enable_fallback):
+        assert not enable_fallback
+        made["providers"] = providers
+        return SimpleNamespace(get_providers=lambda: list(loaded))
+
+    runtime = import_onnxruntime()
+    monkeypatch.setattr(runtime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(runtime, "InferenceSession", session)
+    api = FakeDeviceApi()
+    monkeypatch.setattr("fam_runtime.backends.onnxruntime.backend.open_cuda", lambda: api)
+    backend = open_backend("onnxruntime", provider="cuda")
+    runner = backend.load(bundle, NATIVE_GRAPH)
+    ((provider, options),) = made["providers"]
+    assert provider == "CUDAExecutionProvider"
+    assert options["user_compute_stream"] == str(api.stream)
+    assert (options["device_id"], options["use_tf32"]) == ("0", "0")
+    assert isinstance(runner, DeviceRunner)
+    assert isinstance(runner.device_graph, OnnxruntimeDeviceGraph)
+    value = backend.upload(np.arange(3, dtype=np.float32))
+    assert np.array_equal(backend.download(value), np.arange(3))
+    runner.close()
+    loaded.remove("CUDAExecutionProvider")  # its libraries are not there: it would be the CPU
+    with pytest.raises(BackendError, match=r"lists CUDA.* cannot load it.*gpu\[cuda,cudnn\]"):
+        backend.load(bundle, NATIVE_GRAPH)
+    backend.close()
+    api.assert_empty()
 
 
 def test_values_stay_the_callers(bundle):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
 from fam_runtime import FamPipeline
+from fam_runtime.callback import StepWatcher
 from fam_runtime.errors import Cancelled, InvalidRequest
+from fam_runtime.progress import NoProgress, ProgressBars
 from tests.runtime.fake_bundle import write_bundle
 
 
@@ -102,3 +106,18 @@ def test_latents_of_a_callback_are_a_copy_and_count_when_returned(pipe):
 def test_what_a_callback_returns_is_checked(pipe, returned, text):
     with pytest.raises(InvalidRequest, match=text):
         pipe("a red ring", callback_on_step_end=lambda *_: returned)
+
+
+def test_how_closely_steps_are_watched(pipe):
+    """A device does a stage in one piece where nobody looks."""
+
+    class Own:
+        start = advance = close = None  # anybody's progress, which says nothing of itself
+
+    def watches(progress, callback=None):
+        return StepWatcher(pipe, pipe.backend, progress, callback).watches
+
+    assert watches(NoProgress()) == "stages"
+    assert watches(ProgressBars()) == ("steps" if sys.stderr.isatty() else "stages")
+    assert watches(ProgressBars(force=True)) == watches(Own()) == "steps"
+    assert watches(NoProgress(), lambda *_: None) == "latents"

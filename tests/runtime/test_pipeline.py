@@ -129,7 +129,7 @@ def test_free_memory_chooses_between_store_and_replay(pipe, monkeypatch):
     needed = pipe("a red ring").report["stored_bytes"]
     assert needed == 4 * 2 * (2 * 64 * 4 * 4)  # steps, tensors, [2B, n, C] float32
     for free, choice in ((needed, "store"), (needed - 1, "replay")):
-        monkeypatch.setattr(generation, "default_memory_budget_bytes", lambda free=free: free)
+        monkeypatch.setattr(generation, "default_memory_budget_bytes", lambda _, free=free: free)
         report = pipe("a red ring").report
         assert (report["native_attention"], report["memory_budget_bytes"]) == (choice, free)
         assert report["memory"] is None

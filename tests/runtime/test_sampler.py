@@ -11,20 +11,17 @@ from fam_runtime.bundle import KernelTables
 from fam_runtime.contract import StepCoefficient
 from fam_runtime.errors import NumericError
 from fam_runtime.methods import METHODS
-from fam_runtime.native_attention import (
-    ReplayedAttention,
-    StoredAttention,
-    choose_native_attention,
-    default_memory_budget_bytes,
-)
+from fam_runtime.native_attention import choose_native_attention, default_memory_budget_bytes
 from fam_runtime.noise import noise_source
 from fam_runtime.sampler import (
     PictureNoise,
-    StageRun,
-    run_native_stage,
-    run_target_stage,
+    Sampling,
+    native_program,
+    run_stage,
+    target_program,
 )
 from fam_runtime.schedulers import NoiseSchedule, make_plan
+from fam_runtime.stage_program import ReplayedAttention, StoredAttention, Unwatched
 
 TRAIN = 50
 NATIVE, TARGET = (4, 4, 4), (4, 8, 8)
@@ -84,9 +81,29 @@ class Step:
         return {name: values[name] for name in outputs}
 
 
-def stage(name, runner, plan, seeds=(1,), after_step=lambda s, i, p, latent: latent):
+class Replaces(Unwatched):
+    """Goes on with half of every latent."""
+
+    def after_step(self, stage, index, step, latent):
+        return latent * np.float32(0.5)
+
+
+def sampling(plan, seeds=(1,), observer=None):
     noise = PictureNoise([noise_source("torch-cpu", seed) for seed in seeds])
-    return StageRun(name, NumpyBackend(), runner, plan, {}, noise, after_step)
+    return Sampling(plan, noise, Unwatched() if observer is None else observer)
+
+
+def run_native(shared, runner, taps=()):
+    program = native_program(shared, runner, {}, NATIVE, taps)
+    return program, run_stage(NumpyBackend(), program)
+
+
+def run_target(shared, runner, method="fam", strength=0.7, attention=None, reference=None):
+    reference = np.zeros((1, *TARGET), np.float32) if reference is None else reference
+    program = target_program(
+        shared, runner, {}, reference, METHODS[method], strength, TABLES, attention
+    )
+    return run_stage(NumpyBackend(), program)
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "dpm++2m", "euler", "euler-a"])
@@ -94,12 +111,9 @@ def test_noise_is_drawn_in_the_documented_order(scheduler):
     plan = make_plan(scheduler, SCHEDULE, 3)
     ancestral = scheduler == "euler-a"
     native, target = Step(), Step()
-    run = stage("native", native, plan)
-    trajectory = run_native_stage(run, NATIVE)
-    after = stage("target", target, plan)
-    after.noise = run.noise
-    zeros = StoredAttention([{}] * 3)
-    run_target_stage(after, np.zeros((1, *TARGET), np.float32), METHODS["fam"], 0.7, TABLES, zeros)
+    shared = sampling(plan)
+    _, trajectory = run_native(shared, native)
+    run_target(shared, target)
 
     stream = noise_source("torch-cpu", 1)
     first = np.float32(plan.init_noise_sigma) * stream.normal((1, *NATIVE))
@@ -117,7 +131,7 @@ def test_noise_is_drawn_in_the_documented_order(scheduler):
 def test_latents_and_predictions_travel_from_step_to_step():
     plan = make_plan("dpm++2m", SCHEDULE, 4)
     native = Step()
-    trajectory = run_native_stage(stage("native", native, plan), NATIVE)
+    _, trajectory = run_native(sampling(plan), native)
     assert not native.feeds[0][contract.PREVIOUS_PREDICTION].any()
     probe = Step()
     for before, now in zip(native.feeds, native.feeds[1:], strict=False):
@@ -134,8 +148,7 @@ def test_target_starts_from_the_diffused_reference():
     plan = make_plan("ddim", SCHEDULE, 3)
     reference = np.random.default_rng(0).standard_normal((2, *TARGET)).astype(np.float32)
     target = Step()
-    run = stage("target", target, plan, seeds=(1, 2))
-    run_target_stage(run, reference, METHODS["fm"], 0.0, TABLES, StoredAttention([{}] * 3))
+    run_target(sampling(plan, seeds=(1, 2)), target, "fm", 0.0, reference=reference)
     c = plan.steps[0].coefficients
     epsilon = target.feeds[0][contract.REFERENCE_NOISE]
     started = c[StepCoefficient.REFERENCE_SIGNAL] * reference
@@ -145,47 +158,47 @@ def test_target_starts_from_the_diffused_reference():
     assert np.array_equal(epsilon[1:], alone)
 
 
+@pytest.mark.parametrize("observer", [Unwatched(), Replaces()])
 @pytest.mark.parametrize("scheduler", ["dpm++2m", "euler-a"])
-def test_replayed_taps_are_the_stored_ones(scheduler):
+def test_replayed_taps_are_the_stored_ones(scheduler, observer):
     plan = make_plan(scheduler, SCHEDULE, 4)
-    native = Step()
-    trajectory = run_native_stage(stage("native", native, plan), NATIVE, TAPS)
-    stored = StoredAttention(trajectory.taps)
-    replayed = ReplayedAttention(native, TAPS, plan.steps, trajectory.latents, {})
-    for index in range(4):
-        kept, again = stored.taps(index), replayed.taps(index)
-        assert all(np.array_equal(kept[name], again[name]) for name in TAPS)
+    native, target = Step(), Step()
+    shared = sampling(plan, observer=observer)
+    program, result = run_native(shared, native, TAPS)
+    kept = [dict(taps) for taps in result.taps]
+    for attention in (
+        StoredAttention(result.taps),
+        ReplayedAttention(program, result.latents, TAPS),
+    ):
+        run_target(shared, target, attention=attention)
+    assert result.taps == [None] * 4  # taken out, so that nothing keeps them
+    for stored, replayed, taps in zip(target.feeds[:4], target.feeds[4:], kept, strict=True):
+        assert all(np.array_equal(stored[name], taps[name]) for name in TAPS)
+        assert all(np.array_equal(replayed[name], taps[name]) for name in TAPS)
     with pytest.raises(RuntimeError, match="already handed out"):
-        stored.taps(0)
+        run_target(shared, target, attention=StoredAttention(result.taps))
 
 
-def test_a_callback_may_change_the_latent_and_replay_follows():
+def test_an_observer_may_change_the_latent():
     plan = make_plan("ddim", SCHEDULE, 3)
-
-    def halve(stage_name, index, step, latent):
-        return latent * np.float32(0.5)
-
-    native = Step()
-    trajectory = run_native_stage(stage("native", native, plan, after_step=halve), NATIVE, TAPS)
-    assert np.array_equal(trajectory.latents[1], native.feeds[1][contract.LATENT])
-    replayed = ReplayedAttention(native, TAPS, plan.steps, trajectory.latents, {})
-    assert np.array_equal(replayed.taps(2)[TAPS[0]], trajectory.taps[2][TAPS[0]])
+    native, target = Step(), Step()
+    _, result = run_native(sampling(plan, observer=Replaces()), native)
+    run_target(sampling(plan, observer=Replaces()), target)
+    for step in (native, target):
+        probe = Step()
+        for before, now in zip(step.feeds, step.feeds[1:], strict=False):
+            following = probe.run(before, (contract.NEXT_LATENT,))[contract.NEXT_LATENT]
+            assert np.array_equal(following * np.float32(0.5), now[contract.LATENT])
+    for latent, feeds in zip(result.latents, native.feeds, strict=True):
+        assert np.array_equal(latent, feeds[contract.LATENT])
 
 
 def test_nan_is_an_error_in_both_stages():
     plan = make_plan("ddim", SCHEDULE, 2)
     with pytest.raises(NumericError, match="the native latent"):
-        run_native_stage(stage("native", Step(overflow=True), plan), NATIVE)
-    reference = np.zeros((1, *TARGET), np.float32)
+        run_native(sampling(plan), Step(overflow=True))
     with pytest.raises(NumericError, match="the target latent"):
-        run_target_stage(
-            stage("target", Step(overflow=True), plan),
-            reference,
-            METHODS["fm"],
-            0.0,
-            TABLES,
-            StoredAttention([{}] * 2),
-        )
+        run_target(sampling(plan), Step(overflow=True), "fm", 0.0)
 
 
 @pytest.mark.parametrize(
@@ -210,11 +223,8 @@ def test_default_budget():
 def test_feeds_hold_nothing_that_the_graphs_do_not_know():
     plan = make_plan("ddim", SCHEDULE, 1)
     target = Step()
-    run = stage("target", target, plan)
     attention = StoredAttention([{name: np.ones(1, np.float32) for name in TAPS}])
-    run_target_stage(
-        run, np.zeros((1, *TARGET), np.float32), METHODS["fam"], 0.7, TABLES, attention
-    )
+    run_target(sampling(plan), target, attention=attention)
     assert set(target.feeds[0]) == {
         contract.LATENT,
         contract.TIMESTEP,

@@ -18,10 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fam_runtime.backends.checks import check_feeds, check_output_names
+from fam_runtime.backends.place import HostPlace, Place
 from fam_runtime.errors import BackendError, InvalidRequest
 
 if TYPE_CHECKING:
     from fam_runtime.bundle import Bundle, GraphSpec
+    from fam_runtime.stage_loop import StageLoop
 
 Array = npt.NDArray[Any]
 
@@ -35,8 +37,8 @@ class Value(Protocol):
         ...
 
     @property
-    def dtype(self) -> np.dtype[Any]:
-        """Element type."""
+    def dtype(self) -> np.dtype[Any] | str:
+        """Element type; the manifest's name for it where NumPy has none (bfloat16)."""
         ...
 
 
@@ -100,6 +102,16 @@ class Runner(ABC):
         check_output_names(self.graph, wanted, available)
         return self.infer_impl(feeds, wanted)
 
+    def prepare(self, sizes: Mapping[str, int]) -> None:
+        """Have what runs at `sizes` of the symbols ready, where a library has one for each.
+
+        Without it, the first run at such sizes takes the time.
+
+        Raises:
+            BackendError: it cannot be made.
+        """
+        return
+
     def close(self) -> None:
         """Free what the graph holds; closing twice is allowed."""
         if not self._closed:
@@ -131,6 +143,9 @@ class Backend(ABC):
 
     name: str
     """What `--backend` calls it."""
+
+    place: Place = HostPlace()
+    """Where its values are."""
 
     def check_bundle(self, bundle: Bundle) -> None:
         """Refuse at once a bundle that this backend cannot run; by default it runs every one.
@@ -171,16 +186,20 @@ class Backend(ABC):
 
     def upload(self, array: Array) -> Value:
         """Bring an array to where the backend computes; the array itself where that is the host."""
-        return array
+        return self.place.upload(array)
 
     def download(self, value: Value) -> Array:
         """Bring a value back as an array of the same shape and dtype; the caller must not write."""
-        return np.asarray(value)
+        return self.place.download(value)
 
     def zeros(self, shape: tuple[int, ...], dtype: str) -> Value:
         """A value full of zeros."""
-        return self.upload(np.zeros(shape, np.dtype(dtype)))
+        return self.place.zeros(shape, dtype)
+
+    def stage_loop(self) -> StageLoop:
+        """Who drives the steps of a stage."""
+        return self.place.stage_loop()
 
     def close(self) -> None:
         """Free what is shared between runners; runners are closed by who loaded them."""
-        return
+        self.place.close()

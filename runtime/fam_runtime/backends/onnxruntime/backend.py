@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import posixpath
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-import numpy as np
-
-from fam_runtime.backends.base import Array, Backend, GraphMemory, Runner, Value
+from fam_runtime.backends.base import Backend, GraphMemory, Runner
+from fam_runtime.backends.onnxruntime.device_graph import OnnxruntimeDeviceGraph
 from fam_runtime.backends.onnxruntime.loader import (
     Provider,
     SessionFromOnnx,
     SessionSettings,
     SharedWeights,
+    checked_provider,
     import_onnxruntime,
 )
 from fam_runtime.backends.onnxruntime.memory import session_memory
-from fam_runtime.backends.onnxruntime.runner import DeviceValue, OnnxruntimeRunner
+from fam_runtime.backends.onnxruntime.runner import OnnxruntimeRunner
+from fam_runtime.device.cuda_api import open_cuda
+from fam_runtime.device.place import DevicePlace
+from fam_runtime.device.runner import DeviceRunner
 from fam_runtime.errors import BackendError
 
 if TYPE_CHECKING:
@@ -51,11 +54,14 @@ class OnnxruntimeBackend(Backend):
     ) -> None:
         self.settings = SessionSettings(provider, num_threads, low_memory)
         self._runtime = import_onnxruntime()
+        self._gpu: DevicePlace | None = None
+        if provider == "cuda":
+            self._gpu = self.place = DevicePlace(open_cuda, every_output_bound=False)
         # The runners own the weights: with the last one of a bundle its file is unmapped.
         self._weights: WeakValueDictionary[tuple[str, str], SharedWeights] = WeakValueDictionary()
 
     def check_bundle(self, bundle: Bundle) -> None:
-        """Refuse bfloat16: the CPU provider has no kernels for it, and NumPy has no such type.
+        """Refuse bfloat16, for which the CPU provider has no kernels, and the CUDA one too few.
 
         Raises:
             BackendError: the bundle is in bf16.
@@ -71,10 +77,12 @@ class OnnxruntimeBackend(Backend):
     def load(self, bundle: Bundle, graph: str) -> Runner:
         """Load a graph; see :meth:`fam_runtime.backends.base.Backend.load`."""
         self.check_bundle(bundle)
+        if self._gpu is not None:
+            return self._load_on_gpu(self._gpu, bundle, graph)
         weights = self._shared_weights(bundle, graph) if self.settings.low_memory else None
         spec, dtype = bundle.manifest.graphs[graph], bundle.manifest.dtype_of(graph)
         session = SessionFromOnnx(bundle.path(graph), self.settings, weights, dtype)()
-        return OnnxruntimeRunner(graph, spec, session, self.settings.provider, weights)
+        return OnnxruntimeRunner(graph, spec, session, weights)
 
     def memory_of(self, bundle: Bundle, graph: str, *, low_memory: bool) -> GraphMemory:
         """What a session of `graph` takes; see :meth:`fam_runtime.backends.base.Backend.memory_of`.
@@ -92,31 +100,39 @@ class OnnxruntimeBackend(Backend):
 
     def describe(self) -> dict[str, str]:
         """Name, version, provider, and whether weights are packed, which decides the last bits."""
-        return {
+        described = {
             "backend": self.name,
             "onnxruntime": self._runtime.__version__,
             "provider": self.settings.provider,
-            "weights": "mapped" if self.settings.low_memory else "packed",
+            "weights": "mapped" if self.settings.low_memory and self._gpu is None else "packed",
         }
-
-    def upload(self, array: Array) -> Value:
-        """The array itself on the CPU, a copy on a GPU."""
-        contiguous = np.ascontiguousarray(array).reshape(array.shape)
-        if self.settings.provider == "cpu":
-            return contiguous
-        memory: Any = self._runtime.OrtValue.ortvalue_from_numpy(contiguous, "cuda", 0)
-        return DeviceValue(memory, contiguous.dtype)
-
-    def download(self, value: Value) -> Array:
-        """The array itself on the CPU, a copy from a GPU."""
-        if isinstance(value, DeviceValue):
-            array: Array = value.memory.numpy()
-            return array
-        return np.asarray(value)
+        return described if self._gpu is None else {**described, "tf32": "by dtype"}
 
     def close(self) -> None:
         """Forget shared weights; the last runner that uses them unmaps them."""
         self._weights.clear()
+        super().close()
+
+    def _load_on_gpu(self, place: DevicePlace, bundle: Bundle, graph: str) -> Runner:
+        """A session on the device's stream, on memory that the stage loop owns.
+
+        Low memory is the pool's business there, which holds one stage at a time: mapped weights
+        would save the host's memory only.
+        """
+        settings = replace(self.settings, low_memory=False)
+        checked_provider(settings)
+        api, spec = place.api, bundle.manifest.graphs[graph]
+        options = {
+            "device_id": str(api.device_index),
+            "user_compute_stream": str(api.stream),
+            # A session's arena never shrinks; doubling, it would hold much that nobody asked for.
+            "arena_extend_strategy": "kSameAsRequested",
+            # As in engines: fp32 means float32, and the fp32 parts of other bundles may be faster.
+            "use_tf32": str(int(bundle.manifest.model.dtype != "fp32")),
+        }
+        session = SessionFromOnnx(bundle.path(graph), settings, provider_options=options)()
+        device_graph = OnnxruntimeDeviceGraph(graph, spec, session, "cuda", api.device_index)
+        return DeviceRunner(graph, spec, api, device_graph)
 
     def _shared_weights(self, bundle: Bundle, graph: str) -> SharedWeights | None:
         folder = posixpath.dirname(graph)

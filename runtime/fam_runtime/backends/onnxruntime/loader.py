@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from fam_runtime.bundle import TENSOR_DTYPE_BYTES
-from fam_runtime.errors import BackendError, BundleDamaged, InvalidRequest
+from fam_runtime.errors import BackendError, BundleDamaged, InvalidRequest, OutOfMemory
 from fam_runtime.free_memory import free_large_blocks_at_once
 
 if TYPE_CHECKING:
@@ -51,6 +52,19 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
+def new_run_options() -> Any:
+    """Options of a run: silent, and without the work that only unwanted outputs need.
+
+    Raises:
+        BackendError: onnxruntime is not installed.
+    """
+    options = import_onnxruntime().RunOptions()
+    options.log_severity_level = LOG_NOTHING_BUT_CRASHES
+    # A replayed native step wants the taps only: skip what comes after them.
+    options.only_execute_path_to_fetches = True
+    return options
+
+
 @dataclass(frozen=True)
 class SessionSettings:
     """How sessions are made.
@@ -84,6 +98,26 @@ class SessionSettings:
                 expected="at least 1, or None for one per core",
                 fix="leave it out",
             )
+
+
+def checked_provider(settings: SessionSettings) -> str:
+    """ONNX Runtime's name of the provider.
+
+    Raises:
+        BackendError: onnxruntime is missing, or has no such provider.
+    """
+    runtime, provider = import_onnxruntime(), _PROVIDERS[settings.provider]
+    if settings.provider == "cuda" and hasattr(runtime, "preload_dlls"):
+        runtime.preload_dlls()  # of NVIDIA's wheels, which no loader would find by itself
+    available = runtime.get_available_providers()
+    if provider not in available:
+        raise BackendError(
+            f"this onnxruntime has no {provider}",
+            got=", ".join(available),
+            expected=provider,
+            fix="pip install fam-diffusion[cuda], or use provider='cpu'",
+        )
+    return provider
 
 
 class SharedWeights:
@@ -150,6 +184,7 @@ class SessionFromOnnx:
         settings: provider, threads, memory.
         weights: shared tensors for a UNet graph in low-memory mode.
         dtype: what the graph computes in.
+        provider_options: of the provider, such as the device and the stream.
     """
 
     def __init__(
@@ -158,8 +193,10 @@ class SessionFromOnnx:
         settings: SessionSettings,
         weights: SharedWeights | None = None,
         dtype: ModelDtype = "fp32",
+        provider_options: Mapping[str, str] | None = None,
     ) -> None:
         self.path, self.settings, self.weights, self.dtype = path, settings, weights, dtype
+        self.provider_options = dict(provider_options or {})
 
     def __call__(self) -> onnxruntime.InferenceSession:
         """Load the graph.
@@ -167,26 +204,29 @@ class SessionFromOnnx:
         Raises:
             BackendError: onnxruntime is missing or refuses the graph, or has no such provider.
         """
-        runtime = import_onnxruntime()
-        provider = _PROVIDERS[self.settings.provider]
-        if provider not in runtime.get_available_providers():
-            raise BackendError(
-                f"this onnxruntime has no {provider}",
-                got=", ".join(runtime.get_available_providers()),
-                expected=provider,
-                fix="pip install fam-diffusion[cuda], or use provider='cpu'",
-            )
+        runtime, provider = import_onnxruntime(), checked_provider(self.settings)
         try:
-            return runtime.InferenceSession(
+            session = runtime.InferenceSession(
                 str(self.path),
                 self._options(runtime),
-                providers=[provider],
+                providers=[(provider, self.provider_options)],
                 disabled_optimizers=COPYING_OPTIMIZERS if self.settings.low_memory else None,
+                enable_fallback=0,  # it would be the CPU, without a word
             )
         except Exception as error:  # onnxruntime's errors share no base class but Exception
             raise error_from_onnxruntime(
                 f"onnxruntime cannot load {self.path.name}", error
             ) from error
+
+        if provider not in session.get_providers():
+            raise BackendError(
+                f"onnxruntime lists {provider}, and cannot load it",
+                got=", ".join(session.get_providers()),
+                expected=provider,
+                fix="install the CUDA and cuDNN libraries it was built for: pip install "
+                "'onnxruntime-gpu[cuda,cudnn]'; or use provider='cpu'",
+            )
+        return session
 
     def _options(self, runtime: Any) -> onnxruntime.SessionOptions:
         options = runtime.SessionOptions()
@@ -223,4 +263,5 @@ def error_from_onnxruntime(what: str, error: Exception) -> BackendError:
         if memory
         else ("run fam-inspect on the bundle; if it is intact, try another onnxruntime version")
     )
-    return BackendError(what, got=text[:500], expected="a successful call", fix=fix)
+    kind = OutOfMemory if memory else BackendError
+    return kind(what, got=text[:500], expected="a successful call", fix=fix)
