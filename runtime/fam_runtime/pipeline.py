@@ -93,20 +93,17 @@ class FamPipeline:
         path: str | os.PathLike[str],
         *,
         backend: str = DEFAULT_BACKEND,
-        provider: str = "cpu",
-        num_threads: int | None = None,
         low_memory: bool = False,
         memory_budget_bytes: int | None = None,
         verify: str = "full",
         progress: bool | Progress = True,
+        **backend_options: Any,
     ) -> FamPipeline:
         """Open the bundle at `path`.
 
         Args:
             path: folder of the bundle.
             backend: library that runs the graphs.
-            provider: ``"cpu"`` or ``"cuda"``.
-            num_threads: threads of an operator; None is one per core.
             low_memory: share memory-mapped weights and hold one stage at a time: less memory,
                 and slower; a colour may differ by 1 of 255. Latents
                 above 128x128 are decoded in tiles in any case, here in smaller ones; the decoder's
@@ -117,15 +114,17 @@ class FamPipeline:
             verify: how thoroughly files are checked; see :meth:`Bundle.open`.
             progress: bars on the standard error stream if that is a terminal, or your own; True
                 shows a bar while files are hashed, too.
+            backend_options: of the backend's class, such as `provider` and `num_threads` of
+                :class:`OnnxruntimeBackend`, `settings` and `cache_dir` of
+                :class:`TensorrtBackend`.
 
         Raises:
             BundleError: the bundle is missing, damaged or newer than this package.
             BackendError: the backend's library is missing.
             InvalidRequest: an option cannot be used.
         """
-        library = open_backend(
-            backend, provider=provider, num_threads=num_threads, low_memory=low_memory
-        )
+        library = open_backend(backend, **backend_options)
+        library.use_low_memory(low_memory)
         library.check_bundle(Bundle.unchecked(path))  # before minutes of hashing
         with hashing_bar(shown=progress is True and verify == "full") as bar:
             opened = Bundle.open(path, verify=verify, progress=bar)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -167,7 +168,7 @@ assert fam_runtime.FamPipeline and fam_runtime.Bundle and fam_runtime.FamError
 """
 
 HEAVY = ("torch", "diffusers", "transformers", "onnx", "fam_graph", "fam_export", "fam_bench")
-LAZY = ("onnxruntime", "tokenizers", "PIL", "safetensors", "tqdm", "tensorrt")
+LAZY = ("onnxruntime", "tokenizers", "PIL", "safetensors", "tqdm", "tensorrt", "cuda")
 
 
 def test_every_module_imports_with_numpy_alone():
@@ -193,7 +194,11 @@ def test_a_missing_onnxruntime_says_what_to_install():
 
 
 def test_registered_backends_exist():
-    for name in BACKENDS:
-        backend = open_backend(name)
-        assert backend.name == name
-        backend.close()
+    for name, where in BACKENDS.items():
+        module, _, attribute = where.partition(":")
+        assert getattr(importlib.import_module(module), attribute).name == name
+
+
+def test_an_option_of_another_backend_is_refused():
+    with pytest.raises(InvalidRequest, match="onnxruntime backend has no such option.*strip_weig"):
+        open_backend("onnxruntime", strip_weights=True)

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from fam_runtime.bundle import Bundle
-from fam_runtime.cli.generate import bytes_from_text, main, scale_from_text, size_from_text
+from fam_runtime.cli.generate import main
+from fam_runtime.cli.sizes import bytes_from_text, scale_from_text, size_from_text
 from fam_runtime.picture import save_png, settings_from_png
 from tests.runtime.fake_bundle import write_bundle
 

@@ -383,7 +383,7 @@ def test_the_export_command_repeats_what_is_not_default(manifest):
 
 
 def test_the_export_command_is_one_that_fam_export_takes(manifest):
-    from fam_export.cli import argument_parser, options_from
+    from fam_export.cli_options import argument_parser, options_from
     from fam_export.options import ExportOptions
 
     words = shlex.split(export_command(manifest, "--scale 3", Path("out")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from types import MappingProxyType
@@ -13,7 +14,11 @@ from fam_runtime.errors import InvalidRequest
 DEFAULT_BACKEND = "onnxruntime"
 
 BACKENDS: Mapping[str, str] = MappingProxyType(
-    {"onnxruntime": "fam_runtime.backends.onnxruntime:OnnxruntimeBackend"}
+    {
+        "onnxruntime": "fam_runtime.backends.onnxruntime:OnnxruntimeBackend",
+        "tensorrt": "fam_runtime.backends.tensorrt.backend:TensorrtBackend",
+        "tensorrt-rtx": "fam_runtime.backends.tensorrt.backend:TensorrtRtxBackend",
+    }
 )
 """Name to `module:class`; a module is imported when its backend is asked for."""
 
@@ -35,4 +40,12 @@ def open_backend(name: str = DEFAULT_BACKEND, **options: object) -> Backend:
         )
     module, _, attribute = where.partition(":")
     factory = cast("Callable[..., Backend]", getattr(import_module(module), attribute))
+    known = inspect.signature(factory).parameters
+    if unknown := [option for option in options if option not in known]:
+        raise InvalidRequest(
+            f"the {name} backend has no such option",
+            got=", ".join(unknown),
+            expected=", ".join(known),
+            fix="leave it out, or use another backend",
+        )
     return factory(**options)

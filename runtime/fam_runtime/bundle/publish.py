@@ -26,7 +26,9 @@ _NO_DIRECTORY_SYNC_ERRNOS = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EACCES
 Writer = Callable[[BinaryIO], None]
 
 
-def write_atomically(path: str | os.PathLike[str], content: bytes | Writer) -> None:
+def write_atomically(
+    path: str | os.PathLike[str], content: bytes | Writer, *, private: bool = False
+) -> None:
     """Write a file under a temporary name of its own, sync it and rename it to `path`.
 
     Two processes may write the same file: the last one to finish wins, and the file is whole.
@@ -34,6 +36,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | Writer) -> N
     Args:
         path: the file; its folder must exist.
         content: the bytes, or a function that writes them to a stream.
+        private: for this user only, whatever the umask.
 
     Raises:
         StorageError: the disk is full or the place may not be written; nothing is left behind.
@@ -44,6 +47,8 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | Writer) -> N
     temporary = final.with_name(name)
     try:
         with temporary.open("xb") as stream:  # x: never through a link that somebody put there
+            if private:
+                os.fchmod(stream.fileno(), 0o600)
             if isinstance(content, bytes):
                 stream.write(content)
             else:

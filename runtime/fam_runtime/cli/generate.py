@@ -11,6 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fam_runtime.backends.registry import BACKENDS, DEFAULT_BACKEND
+from fam_runtime.cli.engine_options import (
+    ENGINE_BACKENDS,
+    add_engine_options,
+    engine_backend_options,
+    given_engine_options,
+)
+from fam_runtime.cli.sizes import bytes_from_text, scale_from_text, size_from_text
 from fam_runtime.errors import InvalidRequest, storage_error_from
 from fam_runtime.methods import DEFAULT_METHOD, METHODS
 from fam_runtime.native_attention import NATIVE_ATTENTION_MODES
@@ -21,8 +29,6 @@ if TYPE_CHECKING:
     from fam_runtime.pipeline_output import FamPipelineOutput
 
 DEFAULT_OUTPUT = "out.png"
-
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("-o", "--output", help=f"PNG to write (default: {DEFAULT_OUTPUT})")
     _add_picture_options(cli.add_argument_group("the picture"))
     _add_run_options(cli.add_argument_group("how it is made"))
+    add_engine_options(cli.add_argument_group("engines (--backend tensorrt, tensorrt-rtx)"))
     return cli
 
 
@@ -69,9 +76,14 @@ def _add_picture_options(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_run_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--backend", default="onnxruntime", help="default: onnxruntime")
-    group.add_argument("--provider", default="cpu", choices=["cpu", "cuda"])
-    group.add_argument("--threads", type=int, help="default: one per core")
+    group.add_argument(
+        "--backend",
+        default=DEFAULT_BACKEND,
+        metavar="NAME",
+        help=f"library that runs the graphs: {', '.join(BACKENDS)}; default: %(default)s",
+    )
+    group.add_argument("--provider", choices=["cpu", "cuda"], help="of onnxruntime; default: cpu")
+    group.add_argument("--threads", type=int, help="of onnxruntime's; default: one per core")
     group.add_argument(
         "--low-memory",
         action="store_true",
@@ -89,6 +101,11 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="compare sizes only; do not hash the bundle's files",
     )
+    group.add_argument(
+        "--no-preflight",
+        action="store_true",
+        help="build engines even where memory or disk seem too small for it",
+    )
     group.add_argument("--quiet", action="store_true", help="no bars, no report; errors only")
 
 
@@ -100,6 +117,7 @@ def generate(arguments: argparse.Namespace) -> int:
     """
     from fam_runtime.pipeline import FamPipeline
 
+    given_engine_options(arguments)
     request, settings = request_from_arguments(arguments)
     output = checked_output(arguments.output or DEFAULT_OUTPUT)
     with (
@@ -107,12 +125,11 @@ def generate(arguments: argparse.Namespace) -> int:
         FamPipeline.from_pretrained(
             arguments.bundle,
             backend=arguments.backend,
-            provider=arguments.provider,
-            num_threads=arguments.threads,
             low_memory=arguments.low_memory,
             memory_budget_bytes=arguments.memory_budget,
             verify="size" if arguments.no_verify else "full",
             progress=not arguments.quiet,
+            **_backend_options(arguments),
         ) as pipe,
     ):
         if settings is not None:
@@ -120,6 +137,14 @@ def generate(arguments: argparse.Namespace) -> int:
         result = pipe(**request)
         _write(pipe, result, output, arguments)
     return 0
+
+
+def _backend_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    given = {"provider": arguments.provider, "num_threads": arguments.threads}
+    options = {name: value for name, value in given.items() if value is not None}
+    if arguments.backend in ENGINE_BACKENDS:
+        options |= engine_backend_options(arguments)
+    return options
 
 
 def _warn_of_differences(pipe: FamPipeline, settings: dict[str, Any], name: str) -> None:
@@ -184,6 +209,7 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
         "noise": arguments.noise,
         "native_attention": arguments.native_attention,
         "return_native": arguments.save_native,
+        "pictures_per_batch": None if arguments.batch is None else arguments.batch.maximum,
     }
 
 
@@ -288,39 +314,6 @@ def warnings_on_one_line() -> Iterator[None]:
 
         warnings.showwarning = show  # restored by catch_warnings
         yield
-
-
-def size_from_text(text: str) -> tuple[int, int]:
-    """``HxW`` in pixels."""
-    height, _, width = text.lower().partition("x")
-    if not (height.isdecimal() and width.isdecimal()):
-        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH in pixels, got {text!r}")
-    return int(height), int(width)
-
-
-def scale_from_text(text: str) -> float | tuple[float, float]:
-    """``2``, or ``2x4`` for height × width."""
-    try:
-        factors = [float(part) for part in text.lower().split("x")]
-    except ValueError:
-        factors = []
-    if len(factors) not in (1, 2):
-        raise argparse.ArgumentTypeError(f"expected a factor such as 2 or 2x4, got {text!r}")
-    return factors[0] if len(factors) == 1 else (factors[0], factors[1])
-
-
-def bytes_from_text(text: str) -> int:
-    """A size such as ``800M`` or ``4G``, in bytes."""
-    number, unit = text.upper().removesuffix("B"), ""
-    if number[-1:] in ("K", "M", "G"):
-        number, unit = number[:-1], number[-1]
-    try:
-        value = float(number) * _UNITS[unit]
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1 << 60:
-        raise argparse.ArgumentTypeError(f"expected a size such as 800M or 4G, got {text!r}")
-    return int(value)
 
 
 if __name__ == "__main__":
