@@ -3,7 +3,8 @@
 ``python benchmarks/full_size.py --model sdxl --scale 2`` makes the checkpoint, exports it, prints
 what the export took, and fails if that is more than the project promises. ``--kill 5`` kills
 exports at random moments, ``--formats`` exports the same weights from every form of a checkpoint,
-``--step target`` runs a step of the bundle beside PyTorch.
+``--step target`` runs a step of the bundle beside PyTorch, ``--backend tensorrt-rtx`` builds the
+UNet's engines.
 """
 
 from __future__ import annotations
@@ -13,19 +14,23 @@ import json
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from fam_bench.export_limits import DTYPE_BYTES, ExportFigures
 from fam_bench.export_run import ExportCommand, ExportRun, run_export
 from fam_bench.format_comparison import check_equal, weights_by_format
+from fam_bench.full_size_engines import engine_jobs, engine_table, measure_engines, stripped
 from fam_bench.full_size_step import StepJob, StepResult, compare_step
 from fam_bench.full_size_tables import export_tables, format_table, step_table
 from fam_bench.full_size_workplace import Workplace, opened_workplace
 from fam_bench.killed_export import check_bundle, export_with_kills
 from fam_bench.machine import describe_machine
 from fam_bench.random_checkpoint import FORMATS, KINDS, RandomCheckpoint
+from fam_export.engine_building import present_gpu
+from fam_runtime.backends.tensorrt.architecture import choose_gpu
+from fam_runtime.backends.tensorrt.library import import_library
 from fam_runtime.bundle import Bundle
 from fam_runtime.cli.errors import run_cli
 
@@ -67,7 +72,27 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--packed", action="store_true", help="the step with packed weights, not with mapped ones"
     )
+    add_engine_options(parser)
     return parser
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """The options that are about engines."""
+    group = parser.add_argument_group("engines")
+    group.add_argument("--backend", choices=("tensorrt", "tensorrt-rtx"), help="build its engines")
+    group.add_argument("--gpu-arch", metavar="SM", help="for which GPU; default: the one here")
+    group.add_argument(
+        "--engines",
+        choices=("unet", "all"),
+        default="unet",
+        help="of the step graphs, or all that pictures need; default: %(default)s",
+    )
+    group.add_argument(
+        "--strip-weights", action="store_true", help="try them without their weights as well"
+    )
+    group.add_argument(
+        "--no-preflight", action="store_true", help="build even if memory or disk seem too small"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -85,15 +110,23 @@ def run(arguments: argparse.Namespace) -> int:
     with opened_workplace(arguments, checkpoint, say) as workplace:
         if arguments.formats:
             compare_formats(arguments, workplace, document)
-        elif arguments.step is None or arguments.kill or not workplace.bundle.exists():
+        elif export_wanted(arguments, workplace):
             broken = measure_export(arguments, workplace, document)
         if arguments.step is not None:
             measure_step(arguments, workplace, document)
+        if arguments.backend is not None:
+            build_engines(arguments, workplace, document)
     if arguments.json:
         arguments.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     for sentence in broken:
         say(f"too much: {sentence}")
     return LIMITS_BROKEN_STATUS if broken else 0
+
+
+def export_wanted(arguments: argparse.Namespace, workplace: Workplace) -> bool:
+    """Whether to export; a step and engines take the bundle of an earlier run."""
+    from_bundle = arguments.step is not None or arguments.backend is not None
+    return not from_bundle or arguments.kill > 0 or not workplace.bundle.exists()
 
 
 def measure_export(
@@ -187,6 +220,29 @@ def measure_step(
     document["step"] = {"kind": arguments.step, **asdict(result)}
     print(step_table(arguments.step, result), flush=True)
     return result
+
+
+def build_engines(
+    arguments: argparse.Namespace, workplace: Workplace, document: dict[str, Any]
+) -> None:
+    """Build engines of the bundle; what cannot be built is in the table with its reason.
+
+    Raises:
+        BackendError: the library is missing, or does not build for that GPU.
+    """
+    library = import_library(arguments.backend)
+    gpu = choose_gpu(library, arguments.gpu_arch, present_gpu())
+    bundle = Bundle.open(workplace.bundle, verify="size")
+    cache = workplace.root / "engines"
+    jobs = [
+        replace(job, check_resources=not arguments.no_preflight)
+        for job in engine_jobs(bundle, arguments.engines, library.name, gpu, cache)
+    ]
+    if arguments.strip_weights:
+        jobs += stripped(jobs)
+    figures = measure_engines(bundle, jobs, say)
+    document["engines"] = [own.as_dict() for own in figures]
+    print(engine_table(figures), flush=True)
 
 
 def export_command(

@@ -92,10 +92,21 @@ def needed_bytes(arguments: argparse.Namespace, checkpoint: RandomCheckpoint) ->
     bundle = (elements - vae) * DTYPE_BYTES[arguments.dtype] + vae * DTYPE_BYTES["fp32"]
     if not arguments.formats:
         written = elements * FORMAT_BYTES[arguments.format]
-        return int(ROOM * (written + bundle * (2 if arguments.kill else 1)))
+        bundles = bundle * (2 if arguments.kill else 1)
+        return int(ROOM * (written + bundles + engines_bytes(arguments, checkpoint, bundle)))
     sizes = [elements * size for size in FORMAT_BYTES.values()]
     everything = sum(sizes) + (len(sizes) + 1) * bundle
     return int(ROOM * (everything if arguments.keep else max(sizes) + bundle))
+
+
+def engines_bytes(
+    arguments: argparse.Namespace, checkpoint: RandomCheckpoint, bundle: float
+) -> float:
+    """Disk that plans take: each step graph, native and target, has the UNet's weights."""
+    if arguments.backend is None:
+        return 0
+    unet = checkpoint.elements("unet") * DTYPE_BYTES[arguments.dtype]
+    return 2 * unet + (bundle - unet if arguments.engines == "all" else 0)
 
 
 def check_disk(needed: int, folder: Path, say: Callable[[str], None]) -> None:

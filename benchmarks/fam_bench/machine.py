@@ -8,7 +8,20 @@ import platform
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("fam-diffusion", "torch", "diffusers", "transformers", "onnx", "onnxruntime", "numpy")
+PACKAGES = (
+    "fam-diffusion",
+    "numpy",
+    "torch",
+    "diffusers",
+    "transformers",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt",
+    "tensorrt-rtx",
+    "tensorrt-rtx-cu13-libs",
+    "cuda-bindings",
+)
 
 
 def describe_machine() -> dict[str, Any]:

@@ -57,11 +57,18 @@ class MemoryPeaks:
     file_backed: int = 0
     check: int = 0
 
-    def look(self, process: int, check_module: str) -> None:
-        """Take the figures of now into account."""
+    def look(self, process: int, check_module: str | None = None) -> dict[str, int]:
+        """Take the figures of now into account, and return those of the process.
+
+        Args:
+            process: its number.
+            check_module: of its children that compare numbers; None: it has none.
+        """
         now = memory_fields(process)
         self.resident = max(self.resident, now.get("VmHWM", 0))
         self.anonymous = max(self.anonymous, now.get("RssAnon", 0))
         self.file_backed = max(self.file_backed, now.get("RssFile", 0))
-        for child in children_running(process, check_module):
-            self.check = max(self.check, memory_fields(child).get("VmHWM", 0))
+        if check_module is not None:
+            for child in children_running(process, check_module):
+                self.check = max(self.check, memory_fields(child).get("VmHWM", 0))
+        return now

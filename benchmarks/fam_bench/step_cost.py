@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from fam_bench.full_size_step import options_of
 from fam_bench.process_memory import peak_memory_bytes
+from fam_bench.step_definitions import StepDefinitions, step_definitions
 from fam_runtime.cli.errors import run_cli
 
 PLAIN = "plain step, ONNX Runtime"
@@ -60,11 +60,11 @@ class Workplace:
         from fam_export.onnx_model import traced_graph
         from fam_export.probe import probe_inputs
 
-        full, plain = self._definitions()
+        steps = self._definitions()
         # Weights beside the graph, as in a bundle, so that the memory compares.
-        model = traced_graph(plain).model
+        model = traced_graph(steps.plain).model
         ir.save(model, self.folder / "plain.onnx", external_data="plain.bin")
-        inputs = probe_inputs(full, {"B": 1}, seed=PROBE_SEED)
+        inputs = probe_inputs(steps.target, {"B": 1}, seed=PROBE_SEED)
         arrays: dict[str, Any] = {name: value.numpy() for name, value in inputs.items()}
         np.savez(self.folder / "inputs.npz", **arrays)
 
@@ -105,35 +105,16 @@ class Workplace:
         import torch
 
         torch.set_num_threads(self.threads)
-        full, _ = self._definitions()
+        full = self._definitions().target
         inputs = {name: torch.from_numpy(np.asarray(value)) for name, value in feeds.items()}
         return lambda: full.run(inputs)
 
-    def _definitions(self) -> tuple[Any, Any]:
+    def _definitions(self) -> StepDefinitions:
         """The target step, and the plain step at its size."""
-        from fam_export import definitions
-        from fam_export.checkpoint import open_checkpoint
-        from fam_export.graph_definition import GraphDefinition
-        from fam_export.precision import dtype_of_part
-        from fam_graph.step import NativeStep
         from fam_runtime.bundle import Bundle
 
         manifest = Bundle.open(self.bundle, verify="size").manifest
-        target = manifest.target_for_scale(self.scale)
-        options = options_of(manifest)
-        unet = open_checkpoint(self.model).load_unet(dtype_of_part("unet", options.dtype))
-        facts = definitions.unet_facts(unet, manifest.model.vae_scale_factor, options)
-        full = definitions.target_step(unet, facts, target, options)
-        plain = GraphDefinition(
-            file="plain.onnx",
-            module=NativeStep(unet, (), guidance=options.guidance),
-            inputs=definitions.step_inputs(facts, facts.latent_of(target), options),
-            outputs=full.outputs,
-            keyed=True,
-            trace_sizes=full.trace_sizes,
-            check_sizes=full.check_sizes,
-        )
-        return full, plain
+        return step_definitions(manifest, self.model, manifest.target_for_scale(self.scale))
 
 
 def child_memory(workplace: Workplace, name: str) -> None:

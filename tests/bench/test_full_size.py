@@ -20,9 +20,11 @@ from fam_bench.export_limits import ExportFigures
 from fam_bench.export_run import ExportCommand, kill_export
 from fam_bench.format_comparison import COMPARED, check_equal
 from fam_bench.full_size import main
+from fam_bench.full_size_engines import engine_jobs, engine_table, measure_engines
 from fam_bench.full_size_step import relative_errors
 from fam_bench.killed_export import check_bundle, export_with_kills
 from fam_bench.process_memory import MemoryPeaks, memory_fields
+from fam_runtime.backends.tensorrt.architecture import Gpu
 from fam_runtime.bundle import Bundle
 from fam_runtime.errors import BundleError, ExportError
 from tests.checkpoints import make_checkpoint
@@ -101,6 +103,27 @@ def test_an_export_is_measured_and_a_tiny_one_breaks_the_limit_of_memory(
 def test_a_step_of_the_bundle_is_that_of_pytorch(measured: Measured) -> None:
     errors = measured.document["step"]["errors"]
     assert set(errors) == {"next_latent", "prediction"} and max(errors.values()) < 1e-4
+
+
+def test_engines_are_built_once_and_what_fails_says_why(measured: Measured, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings")
+    bundle = Bundle.open(measured.bundle)
+    jobs = engine_jobs(bundle, "unet", "tensorrt-rtx", Gpu("sm89"), tmp_path)
+    assert [job.graph for job in jobs] == ["unet/native.onnx", "unet/target-256x256.onnx"]
+    (built, refused) = measure_engines(
+        bundle, [jobs[0], replace(jobs[0], ranges={})], lambda text: None
+    )
+    (plan,) = tmp_path.rglob("*.plan")
+    times, again = built.built.times, built.cached and built.cached.times
+    assert times is not None and not times.reused and again is not None and again.reused
+    assert times.plan_bytes == again.plan_bytes == plan.stat().st_size > built.weights > 0
+    assert 0 < times.parse_seconds < times.build_seconds < times.total_seconds
+    memory, (anonymous, mapped) = built.built.memory, built.built.peak_parts
+    assert 100 * MB < anonymous + mapped <= memory.resident
+    assert refused.built.times is None and "has no size" in refused.built.error
+    table = engine_table([built, refused])
+    assert table.count("| – |") and "not built. " in table and str(tmp_path) not in table
+    assert str(tmp_path) not in json.dumps([built.as_dict(), refused.as_dict()])
 
 
 FAKE_EXPORT = """
