@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +34,14 @@ def request_native(rtx: TensorrtLibrary, bundle: Bundle) -> BuildRequest:
     spec = bundle.manifest.graphs[NATIVE_GRAPH]
     path = bundle.path(NATIVE_GRAPH)
     return BuildRequest(rtx, "sm89", NATIVE_GRAPH, path, spec, exactly({"B": 1}), ())
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_as_in_a_terminal() -> Iterator[None]:
+    """A shell starts what runs in the background with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def press_ctrl_c() -> None:
