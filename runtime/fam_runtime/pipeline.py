@@ -7,8 +7,7 @@ import os
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +18,7 @@ from fam_runtime.backends import DEFAULT_BACKEND, Backend, open_backend
 from fam_runtime.backends.pool import RunnerPool
 from fam_runtime.bundle import Bundle, KernelTables
 from fam_runtime.callback import CallbackOnStepEnd, StepWatcher
+from fam_runtime.closing import Closing
 from fam_runtime.conditions import texts_to_encode
 from fam_runtime.errors import InvalidRequest
 from fam_runtime.free_memory import resident_bytes
@@ -55,7 +55,7 @@ class NegativePromptUnused(UserWarning):
     """A negative prompt acts through guidance, and the picture is made without it."""
 
 
-class FamPipeline:
+class FamPipeline(Closing):
     """Two-stage text-to-image from a bundle. Not for use by several threads at once.
 
     Args:
@@ -230,17 +230,6 @@ class FamPipeline:
         """Free every loaded graph; a later call loads them again."""
         self._pool.close()
         self.backend.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _memory_plan(
         self, request: Request, output_type: OutputType, *, native_wanted: bool

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
+
+from fam_runtime.closing import Closing
 
 
 class Progress(Protocol):
@@ -72,7 +73,7 @@ def hashing_bar(
         yield bar.update
 
 
-class ProgressBars:
+class ProgressBars(Closing):
     """A tqdm bar per stage on the standard error stream; silent where that is no terminal.
 
     Args:
@@ -112,14 +113,3 @@ class ProgressBars:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -11,14 +11,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from fam_runtime.backends.checks import check_feeds, check_output_names
 from fam_runtime.backends.place import HostPlace, Place
+from fam_runtime.closing import Closing
 from fam_runtime.errors import BackendError, InvalidRequest
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class GraphMemory:
     running_bytes: int
 
 
-class Runner(ABC):
+class Runner(Closing):
     """One loaded graph. Backends implement :meth:`infer_impl` and :meth:`close_impl`.
 
     Args:
@@ -125,17 +125,6 @@ class Runner(ABC):
     @abstractmethod
     def close_impl(self) -> None:
         """Free the session or engine."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class Backend(ABC):

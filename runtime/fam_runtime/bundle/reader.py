@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from fam_runtime.bundle._graph_files import check_graph_file
@@ -145,6 +145,20 @@ class Bundle:
         """
         self._record(graph)
         return check_graph_file(self.root, graph, self.manifest.files).external
+
+    def external_bytes(self, graph: str) -> dict[str, int]:
+        """Bytes of each of these tensors, by name.
+
+        Raises:
+            BundleDamaged, BundlePathRefused: as :meth:`external_data`.
+        """
+        folder, files = PurePosixPath(graph).parent, self.manifest.files
+        return {
+            tensor.tensor: files[(folder / tensor.location).as_posix()].bytes - tensor.offset
+            if tensor.length is None
+            else tensor.length
+            for tensor in self.external_data(graph)
+        }
 
     def _record(self, name: str) -> FileRecord:
         record = self.manifest.files.get(name)

@@ -6,25 +6,24 @@ import argparse
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from fam_runtime.backends.tensorrt.library import LibraryName
 from fam_runtime.cli.sizes import bytes_from_text
 from fam_runtime.errors import FamError, InvalidRequest
 
 if TYPE_CHECKING:
     from fam_runtime.backends.tensorrt.settings import BatchRange, BuildSettings
 
-ENGINE_BACKENDS = ("tensorrt", "tensorrt-rtx")
+ENGINE_BACKENDS: tuple[str, ...] = get_args(LibraryName)
 
-_OPTIONS = {
+_VALUES = {
     "cache_dir": "--cache-dir",
     "batch": "--batch",
     "workspace": "--workspace",
-    "tf32": "--tf32",
     "optimization_level": "--optimization-level",
-    "strip_weights": "--strip-weights",
 }
-"""Names of parsed arguments, and on the command line; `fam-export` alone has `--gpu-arch`."""
+"""Options with a value: names of parsed arguments, and on the command line."""
 
 
 def add_engine_options(group: argparse._ArgumentGroup) -> None:
@@ -104,12 +103,13 @@ def given_engine_options(arguments: argparse.Namespace) -> str:
     architecture = getattr(arguments, "gpu_arch", None)
     words = [] if architecture is None else ["--gpu-arch", shlex.quote(architecture)]
     own = len(words)
-    for name, text in _OPTIONS.items():
-        value = getattr(arguments, name, None)
-        if value is True or value is False:
-            words += [text] if value else [text.replace("--", "--no-")] if name == "tf32" else []
-        elif value is not None:
+    for name, text in _VALUES.items():
+        if (value := getattr(arguments, name)) is not None:
             words += [text, shlex.quote(str(value))]
+    if arguments.tf32 is not None:
+        words.append("--tf32" if arguments.tf32 else "--no-tf32")
+    if arguments.strip_weights:
+        words.append("--strip-weights")
     if words and arguments.backend not in ENGINE_BACKENDS:
         raise InvalidRequest(
             "these options are about engines",

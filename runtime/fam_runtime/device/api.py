@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from contextlib import ExitStack
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
+from fam_runtime.closing import Closing
 from fam_runtime.device.memory import MemoryPool
 
 if TYPE_CHECKING:
     from fam_runtime.backends.base import Array
 
 
-class DeviceApi(ABC):
+class DeviceApi(Closing):
     """A device and its stream.
 
     Addresses, events and graphs are handles: whoever got one gives it back. What `close` freed is
@@ -123,14 +123,3 @@ class DeviceApi(ABC):
     @abstractmethod
     def close_impl(self) -> None:
         """Destroy the stream and what belongs to it."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -60,6 +61,7 @@ class FakeDeviceApi(DeviceApi):
         self.refuse_capture = False
         self.waited: list[int] = []
         self.closed = 0
+        self.current_in = {threading.get_ident()}  # as CUDA has it when it is opened
         self._handles = iter(range(1, 1 << 40))
 
     # -- what a test asks -------------------------------------------------------------------------
@@ -93,7 +95,11 @@ class FakeDeviceApi(DeviceApi):
     def stream(self) -> int:
         return 7
 
+    def activate(self) -> None:
+        self.current_in.add(threading.get_ident())
+
     def allocate(self, nbytes: int) -> int:
+        assert threading.get_ident() in self.current_in, "another device may be current"
         self._refuse_while_capturing("allocate")
         if nbytes <= 0 or nbytes > self.memory_bytes()[0]:
             raise BackendError("out of memory", got=nbytes)
@@ -186,6 +192,8 @@ class FakeDeviceApi(DeviceApi):
 
     def submit(self, call: Call, action: Callable[[], None]) -> None:
         """Do `action` now, or note it down; a launch does it with what is in memory then."""
+
+        assert threading.get_ident() in self.current_in, "another device may be current"
 
         def done() -> None:
             self.calls.append(call)

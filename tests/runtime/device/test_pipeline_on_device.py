@@ -115,6 +115,15 @@ def test_a_second_call_replays_cuda_graphs(on_device, on_cpu, watched):
     assert same(second, latents(on_cpu(), "a blue square", seed=8, **options))
 
 
+def test_a_call_from_another_thread_makes_the_device_current_there(on_device, on_cpu):
+    device, made = on_device(), []
+    latents(device.pipe)
+    thread = threading.Thread(target=lambda: made.append(latents(device.pipe, seed=4)))
+    thread.start()
+    thread.join(timeout=60)
+    assert same(made[0], latents(on_cpu(), seed=4))
+
+
 def test_by_default_a_single_picture_goes_without_cuda_graphs(on_device, on_cpu):
     """Capturing takes longer than launching once; what comes again is captured."""
     device = on_device(capture_at_use=CAPTURE_AT_USE)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -21,7 +22,12 @@ from fam_runtime.backends.tensorrt.cache import (
     default_cache_dir,
     slug,
 )
-from fam_runtime.backends.tensorrt.engine_key import EngineKey, differences, key_from_dict
+from fam_runtime.backends.tensorrt.engine_key import (
+    EngineKey,
+    builder_flags,
+    differences,
+    key_from_dict,
+)
 from fam_runtime.backends.tensorrt.engines import (
     Engines,
     WantedEngine,
@@ -194,6 +200,28 @@ def test_every_field_of_the_key_counts_and_is_told_in_words() -> None:
     for broken in ({"unknown": 1}, {"flags": "TF32"}, {"flags": [{}]}, {"version": []}):
         assert key_from_dict({**key.as_dict(), **broken}) is None
     assert key_from_dict(None) is key_from_dict([{}]) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "settings", "flags"),
+    [
+        ("tensorrt", "fp32", BuildSettings(), ()),
+        ("tensorrt", "fp16", BuildSettings(), ("TF32",)),
+        ("tensorrt", "fp32", BuildSettings(strip_weights=True), ("REFIT_IDENTICAL", "STRIP_PLAN")),
+        ("tensorrt-rtx", "fp32", BuildSettings(), ("REQUIRE_USER_ALLOCATION",)),
+        (
+            "tensorrt-rtx",
+            "fp16",
+            BuildSettings(tf32=False, strip_weights=True),
+            ("REFIT", "REQUIRE_USER_ALLOCATION", "STRIP_PLAN"),
+        ),
+    ],
+)
+def test_flags_are_those_of_the_library(
+    engines: Engines, tmp_path: Path, name: Any, dtype: str, settings: BuildSettings, flags: Any
+) -> None:
+    bundle = Bundle.open(write_bundle(tmp_path / dtype, dtype=dtype))
+    assert builder_flags(replace(engines.library, name=name), settings, bundle) == flags
 
 
 def test_engines_of_targets_are_those_a_picture_needs(bundle: Bundle) -> None:

@@ -125,12 +125,8 @@ def _is_text_encoder(manifest: Manifest, graph: str) -> bool:
 
 
 def _weights(bundle: Bundle, graph: str) -> _Weights:
-    manifest, folder = bundle.manifest, PurePosixPath(graph).parent
+    manifest, sizes = bundle.manifest, bundle.external_bytes(graph)
     inline = manifest.files[graph].bytes
-    sizes: dict[str, int] = {}
-    for tensor in bundle.external_data(graph):
-        end = manifest.files[(folder / tensor.location).as_posix()].bytes
-        sizes[tensor.tensor] = end - tensor.offset if tensor.length is None else tensor.length
     beside = sum(sizes.values())
     largest = max(sizes.values(), default=0)
     if not sizes or _is_text_encoder(manifest, graph):  # whose embeddings are not converted

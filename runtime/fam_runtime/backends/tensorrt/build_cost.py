@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,12 +55,7 @@ def build_cost(bundle: Bundle, graph: str, *, strip_weights: bool = False) -> Bu
 
 def weights_bytes(bundle: Bundle, graph: str) -> int:
     """Bytes of a graph with the weights beside it."""
-    files, folder = bundle.manifest.files, posixpath.dirname(graph)
-    beside = 0
-    for tensor in bundle.external_data(graph):
-        end = files[f"{folder}/{tensor.location}"].bytes
-        beside += end - tensor.offset if tensor.length is None else tensor.length
-    return files[graph].bytes + beside
+    return bundle.manifest.files[graph].bytes + sum(bundle.external_bytes(graph).values())
 
 
 def check_build_resources(graph: str, cost: BuildCost, folder: Path) -> None:
