@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from fam_runtime.cli.engine_options import ENGINE_BACKENDS
+from fam_runtime.backends.registry import ENGINE_BACKENDS
 
 Device = Literal["cpu", "cuda"]
 Kind = Literal["native", "plain", "target", "picture"]

@@ -22,11 +22,11 @@ from fam_export.exporter import ExportResult, export, options_for
 from fam_export.precision import KEPT_IN_FP32
 from fam_export.progress import NoProgress, ProgressBars
 from fam_export.verify import BackendChoice, VerifyReport, every_backend, verify_bundle
+from fam_runtime.backends.registry import ENGINE_BACKENDS
 from fam_runtime.backends.tensorrt.engines import Engines
 from fam_runtime.backends.tensorrt.progress import EngineBars, NoEngineProgress
 from fam_runtime.bundle import write_atomically
 from fam_runtime.cli.engine_options import (
-    ENGINE_BACKENDS,
     engine_backend_options,
     given_engine_options,
 )

@@ -18,6 +18,8 @@ def whole_number(what: str, value: object, *, minimum: int = 1) -> int:
         number = operator.index(value)  # type: ignore[arg-type]  # its refusal is what we ask for
     except TypeError:
         number = minimum - 1
+    if isinstance(value, bool):
+        number = minimum - 1
     if number < minimum:
         raise InvalidRequest(
             f"{what} is out of range",

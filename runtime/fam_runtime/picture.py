@@ -9,6 +9,7 @@ chunks are walked without a decompressor, and lengths, checksums and types are c
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import struct
@@ -56,13 +57,24 @@ def save_png(image: Image, path: str | os.PathLike[str], settings: Mapping[str, 
     Raises:
         StorageError: the disk is full, or the place may not be written.
     """
+    write_atomically(path, lambda stream: _write_png(image, stream, settings))
+    return Path(path)
+
+
+def png_from_image(image: Image, settings: Mapping[str, Any]) -> bytes:
+    """The bytes of a PNG that carries `settings`."""
+    stream = io.BytesIO()
+    _write_png(image, stream, settings)
+    return stream.getvalue()
+
+
+def _write_png(image: Image, stream: BinaryIO, settings: Mapping[str, Any]) -> None:
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
     info.add_itxt(SETTINGS_KEYWORD, json.dumps(settings, sort_keys=True, ensure_ascii=False))
     info.add_itxt(PARAMETERS_KEYWORD, parameters_text(settings))
-    write_atomically(path, lambda stream: image.save(stream, format="PNG", pnginfo=info))
-    return Path(path)
+    image.save(stream, format="PNG", pnginfo=info)
 
 
 def parameters_text(settings: Mapping[str, Any]) -> str:

@@ -30,7 +30,15 @@ _MAX_WARNED_CHARACTERS = 200
 
 
 class PromptTruncated(UserWarning):
-    """A prompt is longer than a text encoder reads; the message says what was cut."""
+    """A prompt is longer than a text encoder reads; the message says what was cut.
+
+    Attributes:
+        text: the prompt.
+    """
+
+    def __init__(self, text: str, message: str) -> None:
+        super().__init__(message)
+        self.text = text
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,9 +173,8 @@ class PromptEncoder:
 def warn_truncated(text: str, cut: str) -> None:
     """Say which end of a prompt the model does not see."""
     shown = cut if len(cut) <= _MAX_WARNED_CHARACTERS else f"{cut[:_MAX_WARNED_CHARACTERS]}…"
-    warnings.warn(
+    message = (
         f"the prompt is too long for the text encoder; the model does not see: {shown!r} "
-        f"({len(cut)} of {len(text)} characters)",
-        PromptTruncated,
-        stacklevel=2,
+        f"({len(cut)} of {len(text)} characters)"
     )
+    warnings.warn(PromptTruncated(text, message), stacklevel=2)

@@ -311,7 +311,12 @@ def test_two_bundles_in_one_backend_keep_their_own_weights(tmp_path):
             model=SimpleNamespace(dtype="fp32"),
             dtype_of=lambda graph: "fp32",
         )
-        fake = SimpleNamespace(hash=name, manifest=manifest, path=folder.parent.joinpath)
+        fake = SimpleNamespace(
+            hash=name,
+            manifest=manifest,
+            path=folder.parent.joinpath,
+            files_of_graph=lambda graph, names=tuple(manifest.files): names,
+        )
         with backend.load(fake, "unet/g.onnx") as runner:
             expected = x @ weights["w0"] @ weights["w1"]
             assert np.allclose(runner.run({"x": x})["z"], expected, rtol=1e-3, atol=1e-3)

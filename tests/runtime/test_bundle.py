@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from safetensors.numpy import load_file, save_file
 
@@ -160,3 +161,68 @@ def test_kernels_that_are_no_safetensors(root, data):
     bundle = Bundle.open(root)
     with pytest.raises(BundleDamaged, match="is not a table of kernels"):
         bundle.kernel_tables(bundle.manifest.targets[0])
+
+
+@pytest.fixture(scope="module")
+def with_weights(tmp_path_factory):
+    """A bundle whose native graph keeps a tensor in weights.bin."""
+    root = write_bundle(tmp_path_factory.mktemp("bundles") / "weights")
+    graph = onnx.load(root / "unet/native.onnx")
+    tensor = max(graph.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    (root / "unet/weights.bin").write_bytes(tensor.raw_data)
+    onnx.external_data_helper.set_external_data(tensor, "weights.bin")
+    tensor.ClearField("raw_data")
+    (root / "unet/native.onnx").write_bytes(graph.SerializeToString())
+    (root / "unet/weights.json").write_text("{}")
+    refresh_manifest(root)
+    return root
+
+
+NATIVE_PART = ("unet/native.onnx", "unet/weights.bin", "unet/weights.json")
+
+
+@pytest.fixture
+def part(with_weights, tmp_path):
+    """A folder with the manifest, one graph, what that graph reads, and nothing else."""
+    for name in ("manifest.json", *NATIVE_PART):
+        target = tmp_path / "part" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(with_weights / name, target)
+    return tmp_path / "part"
+
+
+def test_a_part_has_the_hash_of_the_whole_and_hands_out_what_it_holds(part, with_weights):
+    seen = []
+    bundle = Bundle.open(part, only=["unet/native.onnx"], progress=seen.append)
+    assert bundle.hash == Bundle.open(with_weights).hash
+    assert bundle.files_of_graph("unet/native.onnx") == NATIVE_PART
+    assert sum(seen) == sum(bundle.manifest.files[name].bytes for name in NATIVE_PART)
+    for name in NATIVE_PART:
+        assert bundle.path(name) == part / name
+    with pytest.raises(BundleDamaged, match="is missing from the bundle"):
+        Bundle.open(part)
+
+
+def test_a_part_does_not_hand_out_what_it_did_not_check(with_weights):
+    bundle = Bundle.open(with_weights, only=["tokenizer/tokenizer.json"])
+    bundle.read_bytes("tokenizer/tokenizer.json")
+    for use in (bundle.path, bundle.read_bytes, bundle.files_of_graph):
+        with pytest.raises(BundleDamaged, match="left out.*got 'unet/native.onnx'.*one of tokeni"):
+            use("unet/native.onnx")
+    with pytest.raises(BundleDamaged, match="does not list this file"):
+        Bundle.open(with_weights, only=["unet/missing.onnx"])
+
+
+@pytest.mark.parametrize("name", NATIVE_PART)
+@pytest.mark.parametrize(
+    ("spoil", "verify", "text"),
+    [
+        (lambda p: p.unlink(), "size", "is missing from the bundle"),
+        (lambda p: os.truncate(p, p.stat().st_size - 1), "size", "bytes"),
+        (lambda p: p.write_bytes(bytes(p.stat().st_size)), "full", "another content"),
+    ],
+)
+def test_every_file_that_a_graph_reads_is_verified_with_it(part, name, spoil, verify, text):
+    spoil(part / name)
+    with pytest.raises(BundleDamaged, match=f"{name}.*{text}"):
+        Bundle.open(part, verify=verify, only=["unet/native.onnx"])

@@ -283,6 +283,7 @@ def test_taps_are_freed_as_they_are_handed_out(root, monkeypatch):
         ({"num_inference_steps": 0}, "num_inference_steps is out of range .* got 0"),
         ({"num_inference_steps": -1}, "got -1"),
         ({"num_inference_steps": 1.5}, "got 1.5"),
+        ({"num_inference_steps": True}, "got True"),
         ({"num_inference_steps": 101}, "got 101"),
         ({"num_images_per_prompt": 0}, "num_images_per_prompt"),
         ({"scheduler": "ddpm"}, "unknown scheduler .* got 'ddpm' .* ddim"),

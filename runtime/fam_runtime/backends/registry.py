@@ -22,6 +22,9 @@ BACKENDS: Mapping[str, str] = MappingProxyType(
 )
 """Name to `module:class`; a module is imported when its backend is asked for."""
 
+ENGINE_BACKENDS = ("tensorrt", "tensorrt-rtx")
+"""Those that build engines."""
+
 
 def open_backend(name: str = DEFAULT_BACKEND, **options: object) -> Backend:
     """Make the backend called `name` with its own options.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Collection, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -24,11 +25,13 @@ Verify = Literal["full", "size"]
 MAX_READ_BYTES = 256 * 1024 * 1024
 """Files read whole are tokenizers, tables and kernels (SDXL at 4x: 4 MB), never weights."""
 
+_WEIGHTS, _WEIGHTS_INDEX = "weights.bin", "weights.json"
+
 _Fingerprint = tuple[int, int, int, int]
 
 
 class Bundle:
-    """An opened bundle.
+    """An opened bundle, or a part of one.
 
     Attributes:
         root: its folder.
@@ -39,6 +42,7 @@ class Bundle:
     def __init__(self, root: Path, manifest: Manifest, bundle_hash: str) -> None:
         self.root, self.manifest, self.hash = root, manifest, bundle_hash
         self._hashed: dict[str, _Fingerprint] = {}
+        self._part: frozenset[str] | None = None
 
     @classmethod
     def open(
@@ -47,14 +51,19 @@ class Bundle:
         *,
         verify: Verify | str = "full",
         progress: HashProgress | None = None,
+        only: Collection[str] | None = None,
     ) -> Bundle:
-        """Open the bundle in the folder `path`.
+        """Open the bundle in the folder `path`, or the part of it that the folder holds.
 
         Args:
             path: the folder with manifest.json; it may itself be a link.
             verify: ``"full"`` hashes every file; ``"size"`` only compares sizes, for bundles that
                 were verified before and that nobody else can write to.
             progress: told how many further bytes have been hashed.
+            only: listed files that are needed, and with a graph those that it reads
+                (:meth:`files_of_graph`). They alone are checked; others may be missing, and the
+                opened bundle refuses to hand them out. None: every file. The hash is the whole
+                bundle's either way, because it is the manifest's.
 
         Raises:
             BundleNotFound: there is no bundle.
@@ -64,10 +73,16 @@ class Bundle:
         if verify not in ("full", "size"):
             raise InvalidRequest("unknown verify", got=verify, expected="'full' or 'size'")
         bundle = cls.unchecked(path)
-        for name, record in bundle.manifest.files.items():
-            verify_file(bundle.root, name, record, contents=False)  # a truncated copy: at once
-        for name in bundle.manifest.files:
-            bundle.check_file(name, contents=verify == "full", progress=progress)
+        contents = verify == "full"
+        if only is None:
+            bundle._check(bundle.manifest.files, contents, progress)
+            return bundle
+        bundle._check(only, contents, progress)
+        # What a graph reads beside it can be told only now that it has been verified itself.
+        graphs = [name for name in only if name.endswith(".onnx")]
+        read = {file: None for graph in graphs for file in bundle.files_of_graph(graph)}
+        bundle._check([name for name in read if name not in only], contents, progress)
+        bundle._part = frozenset((*only, *read))
         return bundle
 
     @classmethod
@@ -137,6 +152,18 @@ class Bundle:
             latent_size=self.manifest.latent_size(target),
         )
 
+    def files_of_graph(self, graph: str) -> tuple[str, ...]:
+        """The listed files that loading `graph` reads: its own, its weights', and their index.
+
+        Raises:
+            BundleDamaged, BundlePathRefused: as :meth:`external_data`.
+        """
+        folder = PurePosixPath(graph).parent
+        beside = sorted({tensor.location for tensor in self.external_data(graph)})
+        if _WEIGHTS in beside and (folder / _WEIGHTS_INDEX).as_posix() in self.manifest.files:
+            beside.append(_WEIGHTS_INDEX)
+        return (graph, *((folder / name).as_posix() for name in beside))
+
     def external_data(self, graph: str) -> tuple[ExternalData, ...]:
         """The tensors that `graph` keeps in the weights file beside it.
 
@@ -160,6 +187,14 @@ class Bundle:
             for tensor in self.external_data(graph)
         }
 
+    def _check(self, names: Iterable[str], contents: bool, progress: HashProgress | None) -> None:
+        """Check the listed files `names`: sizes first, so that a truncated copy is told at once."""
+        names = tuple(names)
+        for name in names:
+            verify_file(self.root, name, self._record(name), contents=False)
+        for name in names:
+            self.check_file(name, contents=contents, progress=progress)
+
     def _record(self, name: str) -> FileRecord:
         record = self.manifest.files.get(name)
         if record is None:
@@ -168,6 +203,13 @@ class Bundle:
                 got=name,
                 expected="a listed file",
                 fix="export the bundle again with fam-export",
+            )
+        if self._part is not None and name not in self._part:
+            raise BundleDamaged(
+                "this file was left out when a part of the bundle was opened",
+                got=name,
+                expected=f"one of {', '.join(sorted(self._part))}",
+                fix="name it in `only`, or open the whole bundle",
             )
         return record
 

@@ -6,16 +6,14 @@ import argparse
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from fam_runtime.backends.tensorrt.library import LibraryName
+from fam_runtime.backends.registry import ENGINE_BACKENDS
 from fam_runtime.cli.sizes import bytes_from_text
 from fam_runtime.errors import FamError, InvalidRequest
 
 if TYPE_CHECKING:
     from fam_runtime.backends.tensorrt.settings import BatchRange, BuildSettings
-
-ENGINE_BACKENDS: tuple[str, ...] = get_args(LibraryName)
 
 _VALUES = {
     "cache_dir": "--cache-dir",

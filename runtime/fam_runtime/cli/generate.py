@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fam_runtime.backends.registry import BACKENDS, DEFAULT_BACKEND
+from fam_runtime.backends.registry import BACKENDS, DEFAULT_BACKEND, ENGINE_BACKENDS
 from fam_runtime.cli.engine_options import (
-    ENGINE_BACKENDS,
     add_engine_options,
     engine_backend_options,
     given_engine_options,

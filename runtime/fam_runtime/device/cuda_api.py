@@ -43,6 +43,27 @@ def open_cuda() -> CudaApi:
     return CudaApi(import_cuda())
 
 
+def use_device(index: int, runtime: Any = None) -> None:
+    """Make device `index` the current one of this thread, which backends then take.
+
+    Args:
+        index: as CUDA counts.
+        runtime: the module ``cuda.bindings.runtime``; None imports it.
+
+    Raises:
+        BackendError: the package, the driver or that GPU is missing.
+    """
+    cuda = import_cuda() if runtime is None else runtime
+    status = cuda.cudaSetDevice(index)[0]
+    if status != cuda.cudaError_t.cudaSuccess:
+        raise BackendError(
+            f"GPU {index} cannot be used",
+            got=cuda.cudaGetErrorString(status)[1].decode(),
+            expected="one of the devices that nvidia-smi lists",
+            fix="choose another GPU",
+        )
+
+
 class CudaApi(DeviceApi):
     """One CUDA device.
 

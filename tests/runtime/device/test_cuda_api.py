@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from fam_runtime.device.cuda_api import CudaApi, open_cuda
+from fam_runtime.device.cuda_api import CudaApi, open_cuda, use_device
 from fam_runtime.device.staging import HALF_BYTES
 from fam_runtime.errors import BackendError
 from tests.runtime.device.stub_cuda import StubCuda
@@ -215,3 +215,11 @@ def test_a_missing_package_says_what_to_install():
     )
     assert "needs the cuda-python package" in done.stdout
     assert 'pip install "fam-diffusion[tensorrt]"' in done.stdout
+
+
+def test_another_gpu_is_chosen_for_this_thread_or_refused(cuda):
+    use_device(3, cuda)
+    assert cuda.named("cudaSetDevice")[-1] == (3,)
+    cuda.fail["cudaSetDevice"] = "cudaErrorInvalidDevice"
+    with pytest.raises(BackendError, match="GPU 4 cannot be used .*invalid device ordinal"):
+        use_device(4, cuda)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
@@ -26,8 +25,6 @@ from fam_runtime.errors import BackendError
 
 if TYPE_CHECKING:
     from fam_runtime.bundle import Bundle
-
-_WEIGHTS, _WEIGHTS_INDEX = "weights.bin", "weights.json"
 
 
 class OnnxruntimeBackend(Backend):
@@ -135,11 +132,10 @@ class OnnxruntimeBackend(Backend):
         return DeviceRunner(graph, spec, api, device_graph)
 
     def _shared_weights(self, bundle: Bundle, graph: str) -> SharedWeights | None:
-        folder = posixpath.dirname(graph)
-        names = [posixpath.join(folder, name) for name in (_WEIGHTS, _WEIGHTS_INDEX)]
-        if any(name not in bundle.manifest.files for name in names):
+        _, *names = bundle.files_of_graph(graph)
+        if len(names) != 2:  # weights inside the graph, or none
             return None
-        key = (bundle.hash, folder)
+        key = (bundle.hash, names[0])
         weights = self._weights.get(key)
         if weights is None:
             weights = SharedWeights(*(bundle.path(name) for name in names))
