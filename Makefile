@@ -1,4 +1,5 @@
-# Two commands do all the set-up: `make demo` and `make test`. Both create .venv first.
+# Two commands do all the set-up: `make demo` and `make test`. Both create .venv first; `make test`
+# also creates .venv-triton, a Triton Inference Server without a container, where that can be had.
 
 # torch's pinned build exists without CUDA for 3.11 on some indexes; other versions work as well.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -6,14 +7,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+TRITON := .venv-triton
+TRITON_BIN := $(TRITON)/bin
+TRITON_INSTALLED := $(TRITON)/.installed
+
 DEMO_BUNDLE := engines/demo
 DEMO_PROMPT := a green triangle on a cream background
 DEMO_PICTURE := out/demo.png
 
-.PHONY: help demo test check format clean
+.PHONY: help demo test triton-env check format clean
 
 help: ## what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "make: Python 3.11 or newer is needed; set PYTHON=" >&2; exit 1; }
@@ -22,13 +27,25 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "torch" -e ".[dev]"
 	@touch $@
 
+# Its own environment: the server's client asks for versions of numpy and protobuf that others do not.
+$(TRITON_INSTALLED): pyproject.toml constraints-triton.txt
+	@test -n "$(PYTHON)" || { echo "make: Python 3.11 or 3.12 is needed; set PYTHON=" >&2; exit 1; }
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or 3.12 is needed, this is " + sys.version.split()[0] + "; set PYTHON=" if not (3, 11) <= sys.version_info < (3, 13) else 0)'
+	$(PYTHON) -m venv $(TRITON)
+	$(TRITON_BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints-triton.txt "nvidia-pytriton==0.7.0" "tritonclient[http,grpc]==2.51.0" -e ".[cpu]"
+	@touch $@
+
 demo: $(INSTALLED) ## export the demo checkpoint at 2x and make a picture
 	$(BIN)/fam-export --scale 2 --output $(DEMO_BUNDLE)
 	@mkdir -p $(dir $(DEMO_PICTURE))
 	$(BIN)/fam-generate $(DEMO_BUNDLE) "$(DEMO_PROMPT)" --scale 2 --seed 0 -o $(DEMO_PICTURE)
 
+# The server is only for Linux, and half a gigabyte: the other tests go on without it.
 test: $(INSTALLED) ## all tests that need no GPU
+	@$(MAKE) --no-print-directory triton-env 2>/dev/null || echo "make: no $(TRITON) here, so the tests on a real Triton server are skipped; 'make triton-env' says why"
 	$(BIN)/python -m pytest
+
+triton-env: $(TRITON_INSTALLED) ## the Triton server that tests start
 
 check: $(INSTALLED) ## lint, format and types
 	$(BIN)/ruff check .
@@ -40,4 +57,4 @@ format: $(INSTALLED) ## format the code and sort imports
 	$(BIN)/ruff format .
 
 clean: ## remove what was built, but no bundle
-	rm -rf $(VENV) out dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(TRITON) out dist build .pytest_cache .mypy_cache .ruff_cache

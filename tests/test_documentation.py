@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SKIPPED = {".venv", "out", "node_modules"}
+SKIPPED = {".venv", ".venv-triton", "out", "node_modules"}
 
 DOCUMENTS = sorted(
     path
