@@ -17,7 +17,7 @@ Where one tile covers a pixel the weight is exactly 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -165,6 +165,17 @@ def decode_tiled(
 def tile_size(height: int, width: int, tiling: Tiling) -> tuple[int, int]:
     """Latent samples of every tile of a latent of ``height × width`` samples."""
     return min(tiling.tile, height), min(tiling.tile, width)
+
+
+def tiles_of_latents(
+    sizes: Iterable[tuple[int, int]], *, low_memory: bool
+) -> tuple[tuple[int, int], ...]:
+    """Height and width of what is decoded at once, for latents of `sizes`, each once."""
+    tiles = []
+    for height, width in sizes:
+        tiling = default_tiling(height, width, low_memory=low_memory)
+        tiles.append((height, width) if tiling is None else tile_size(height, width, tiling))
+    return tuple(dict.fromkeys(tiles))
 
 
 def tile_count(height: int, width: int, tiling: Tiling) -> int:

@@ -15,7 +15,7 @@ from fam_runtime.backends.base import Array, Backend, Runner, Value, Values
 from fam_runtime.backends.checks import bind_shape, describe_shape
 from fam_runtime.errors import BackendError, OutOfMemory
 from fam_runtime.triton.graph_config import for_triton, from_triton
-from fam_runtime.triton.graph_names import model_names
+from fam_runtime.triton.graph_names import model_name_of_graph
 
 if TYPE_CHECKING:
     from fam_runtime.bundle import Bundle, GraphSpec, TensorSpec
@@ -61,7 +61,7 @@ class BlsBackend(Backend):
     def load(self, bundle: Bundle, graph: str) -> Runner:
         """A runner for the graph's model, which the server has loaded already."""
         self.check_bundle(bundle)
-        model = model_names(self.base, bundle.manifest.graphs)[graph]
+        model = model_name_of_graph(self.base, graph)
         spec = bundle.manifest.graphs[graph]
         return BlsRunner(graph, spec, self._utilities, model, self.version)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fam_runtime.errors import InvalidRequest
-from fam_runtime.tiling import default_tiling, tile_size
+from fam_runtime.tiling import tiles_of_latents
 
 if TYPE_CHECKING:
     from fam_runtime.bundle import GraphSpec, Manifest, Target
@@ -39,7 +39,7 @@ class OtherVersions:
     def all_tiles(self, manifest: Manifest, *, low_memory: bool) -> tuple[Tile, ...]:
         """Every height and width, in latent samples, that a version decodes at once."""
         found = (decoder_tiles(one, low_memory=low_memory) for one in (manifest, *self.graphs))
-        return _without_repeats(tile for tiles in found for tile in tiles)
+        return tuple(dict.fromkeys(tile for tiles in found for tile in tiles))
 
     def common_tiles(self, manifest: Manifest, *, low_memory: bool) -> tuple[Tile, ...]:
         """Those that every version decodes."""
@@ -73,16 +73,8 @@ ALONE = OtherVersions()
 
 def decoder_tiles(manifest: Manifest, *, low_memory: bool) -> tuple[Tile, ...]:
     """Height and width, in latent samples, of what the VAE decodes at once, for every target."""
-    tiles = []
-    for target in manifest.targets:
-        height, width = manifest.latent_size(target)
-        tiling = default_tiling(height, width, low_memory=low_memory)
-        tiles.append((height, width) if tiling is None else tile_size(height, width, tiling))
-    return _without_repeats(tiles)
-
-
-def _without_repeats(tiles: Iterable[Tile]) -> tuple[Tile, ...]:
-    return tuple(dict.fromkeys(tiles))
+    latents = [manifest.latent_size(target) for target in manifest.targets]
+    return tiles_of_latents(latents, low_memory=low_memory)
 
 
 def _tensors(spec: GraphSpec) -> list[str]:

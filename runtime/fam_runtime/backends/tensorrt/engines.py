@@ -23,7 +23,7 @@ from fam_runtime.backends.tensorrt.shapes import (
 from fam_runtime.bundle import NATIVE_GRAPH
 from fam_runtime.errors import BackendError
 from fam_runtime.free_memory import give_back_freed_memory
-from fam_runtime.tiling import default_tiling, tile_size
+from fam_runtime.tiling import tiles_of_latents
 
 if TYPE_CHECKING:
     from fam_runtime.bundle import Bundle, Target
@@ -161,13 +161,9 @@ def engines_of_targets(
     for graph in graphs:
         batch = settings.batch.optimum if graph.startswith(_BATCHED_FOLDER) else 1
         wanted.append(WantedEngine(graph, ranges_of(graph, {BATCH: batch}, settings)))
-    for target in targets:
-        height, width = manifest.latent_size(target)
-        tiling = default_tiling(height, width, low_memory=False)
-        if tiling is not None:
-            height, width = tile_size(height, width, tiling)
+    decoder = manifest.vae.decoder
+    latents = [manifest.latent_size(target) for target in targets]
+    for height, width in tiles_of_latents(latents, low_memory=False):
         sizes = {BATCH: 1, "h": height, "w": width}
-        tile = WantedEngine(manifest.vae.decoder, ranges_of(manifest.vae.decoder, sizes, settings))
-        if tile not in wanted:
-            wanted.append(tile)
+        wanted.append(WantedEngine(decoder, ranges_of(decoder, sizes, settings)))
     return wanted

@@ -13,10 +13,9 @@ import numpy as np
 from fam_runtime.backends import Backend, Runner, open_backend
 from fam_runtime.backends.base import Array
 from fam_runtime.backends.checks import bind_shape, check_feeds
-from fam_runtime.backends.tensorrt.engines import engines_of_targets
-from fam_runtime.backends.tensorrt.settings import BuildSettings
 from fam_runtime.bundle import Bundle
 from fam_runtime.errors import BackendError, FamError, InvalidRequest
+from fam_runtime.tiling import tiles_of_latents
 from fam_runtime.triton.graph_config import BATCH, can_batch, for_triton, from_triton
 from fam_runtime.triton.served.errors import triton_error
 from fam_runtime.triton.served.numpy_check import check_numpy
@@ -205,10 +204,12 @@ def largest_sizes(bundle: Bundle, graph: str, pictures: int) -> dict[str, int]:
     A client may call a graph's model itself, and a larger tensor would take the server's memory.
     """
     largest = {BATCH: pictures}
-    for engine in engines_of_targets(bundle, bundle.manifest.targets, BuildSettings()):
-        if engine.graph == graph:
-            for symbol, sizes in engine.ranges.items():
-                largest[symbol] = max(largest.get(symbol, 0), sizes.maximum)
+    manifest = bundle.manifest
+    if graph == manifest.vae.decoder:
+        latents = [manifest.latent_size(target) for target in manifest.targets]
+        tiles = tiles_of_latents(latents, low_memory=False)
+        largest["h"] = max((height for height, _ in tiles), default=0)
+        largest["w"] = max((width for _, width in tiles), default=0)
     return largest
 
 

@@ -75,8 +75,9 @@ class Parameters:
 def backend_options(parameters: Parameters) -> tuple[str, dict[str, Any]]:
     """The backend's name and its options, for :func:`fam_runtime.backends.open_backend`.
 
-    Only options that are given are passed on, so that a backend without one refuses it. Engines are
-    kept where the server's `FAM_CACHE_DIR` says: a configuration names no folder but its own.
+    ONNX Runtime has a provider and threads; a TensorRT backend builds for the pictures of a batch,
+    and keeps engines where the server's `FAM_CACHE_DIR` says: a configuration names no folder but
+    its own.
 
     Raises:
         InvalidRequest: a value cannot be read.

@@ -28,8 +28,9 @@ from fam_runtime.triton.served.picture_service import PictureService, ServiceOpt
 class TritonPythonModel:
     """Triton's interface to the pipeline.
 
-    Parameters of the configuration: ``bundle``, ``verify`` and those of the backend
-    (:mod:`.parameters`); ``engines``, in whose models the graphs are (layout `engines`);
+    Parameters of the configuration: ``bundle``, ``verify``, ``low_memory`` and those of the backend
+    (:mod:`.parameters`); in the layout `engines` instead of the latter ``engines``, after which the
+    models of the graphs are called, and ``engines_described``, what runs them;
     ``pictures_per_batch``, ``max_steps`` and ``response_cache_bytes`` of
     :class:`~fam_runtime.triton.served.picture_service.ServiceOptions`.
     """
