@@ -113,8 +113,14 @@ def _box_muller(x: Words, y: Words) -> tuple[Float32Array, Float32Array]:
     """Return two normals per pair of words, in cuRAND's order: sine first."""
     u = _scaled_to_open_interval(x, _TWO_POW_MINUS_32)
     v = _scaled_to_open_interval(y, _TWO_PI_POW_MINUS_32)
-    radius: npt.NDArray[np.float32] = np.sqrt(_MINUS_TWO * np.log(u))
-    return radius * np.sin(v), radius * np.cos(v)
+    # In float64, rounded once: NumPy's float32 kernels change with its version and the processor.
+    log, sine, cosine = np.log(_float64(u)), np.sin(_float64(v)), np.cos(_float64(v))
+    radius: npt.NDArray[np.float32] = np.sqrt(_MINUS_TWO * log.astype(np.float32))
+    return radius * sine.astype(np.float32), radius * cosine.astype(np.float32)
+
+
+def _float64(values: Float32Array) -> npt.NDArray[np.float64]:
+    return values.astype(np.float64)
 
 
 def _scaled_to_open_interval(words: Words, scale: np.float32) -> Float32Array:

@@ -119,7 +119,8 @@ def _cosine_betas(steps: int) -> Float32Array:
     """Return betas of `abar(u) = cos((u + 0.008) / 1.008 * pi / 2)^2`, capped at 0.999."""
 
     def alpha_bar(u: float) -> float:
-        return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+        cosine = math.cos((u + 0.008) / 1.008 * math.pi / 2)
+        return cosine * cosine
 
     betas = [
         min(1 - alpha_bar((i + 1) / steps) / alpha_bar(i / steps), _MAX_BETA) for i in range(steps)

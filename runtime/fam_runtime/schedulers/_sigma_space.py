@@ -46,7 +46,7 @@ def euler_init_noise_sigma(schedule: NoiseSchedule, sigmas: Float64Array) -> flo
     diffusers accounts for its variance, 1.
     """
     sigma = float(sigmas.max())
-    return math.sqrt(sigma**2 + 1) if schedule.timestep_spacing == "leading" else sigma
+    return math.sqrt(sigma * sigma + 1) if schedule.timestep_spacing == "leading" else sigma
 
 
 def euler_common_values(schedule: NoiseSchedule, sigma: float) -> dict[StepCoefficient, float]:
@@ -54,7 +54,7 @@ def euler_common_values(schedule: NoiseSchedule, sigma: float) -> dict[StepCoeff
 
     The model sees `x / sqrt(sigma^2 + 1)`, a latent with alpha = 1 / sqrt(sigma^2 + 1).
     """
-    alpha = 1 / math.sqrt(sigma**2 + 1)
+    alpha = 1 / math.sqrt(sigma * sigma + 1)
     d, e = data_prediction(schedule.prediction_type, alpha, sigma * alpha)
     return {
         StepCoefficient.REFERENCE_SIGNAL: 1.0,

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from fam_runtime.contract import StepCoefficient
 from fam_runtime.errors import InvalidRequest
+from fam_runtime.schedulers._elementwise import logarithms
 from fam_runtime.schedulers.karras import karras_sigmas
 from fam_runtime.schedulers.noise_schedule import NoiseSchedule
 from fam_runtime.schedulers.plan import SamplingPlan, StepPlan, sampling_plan, step_plan
@@ -34,7 +35,7 @@ def dpmpp_2m_plan(schedule: NoiseSchedule, num_inference_steps: int) -> Sampling
     `euler_at_final`, or if `lower_order_final` and there are fewer than 15 steps.
 
     Raises:
-        InvalidRequest: two steps would fall on one timestep.
+        InvalidRequest: two steps would fall on one timestep, or `lambda_min_clipped` leaves none.
     """
     timesteps, levels = _timesteps_and_levels(schedule, num_inference_steps)
     if (np.diff(levels) >= 0).any():
@@ -77,7 +78,7 @@ def _timesteps_and_levels(
         # (1) round; (2) round, but cut for a cosine schedule, as diffusers does. We do (1): with
         # cosine betas and Karras levels our timesteps differ from diffusers' by up to one.
         return timesteps_from_sigmas(levels, trained).round(), levels
-    usable = int(np.count_nonzero(-np.log(trained) >= schedule.lambda_min_clipped))
+    usable = _usable_timesteps(schedule, trained)
     spacing = schedule.timestep_spacing or "linspace"
     if spacing == "trailing":
         stride = -schedule.num_train_timesteps / num_inference_steps
@@ -88,6 +89,21 @@ def _timesteps_and_levels(
     return timesteps, np.interp(timesteps, positions, trained)
 
 
+def _usable_timesteps(schedule: NoiseSchedule, trained: Float64Array) -> int:
+    """Return the number of timesteps with `lambda >= lambda_min_clipped`."""
+    lambdas = -logarithms(trained)
+    usable = int(np.count_nonzero(lambdas >= schedule.lambda_min_clipped))
+    if usable == 0:
+        raise InvalidRequest(
+            "the scheduler config's lambda_min_clipped leaves no timestep",
+            got=schedule.lambda_min_clipped,
+            expected=f"at most {lambdas[0]}",
+            fix="use another scheduler than dpm++2m, or correct the checkpoint's "
+            "scheduler_config.json and export again",
+        )
+    return usable
+
+
 def _step(
     schedule: NoiseSchedule,
     timestep: float,
@@ -96,7 +112,8 @@ def _step(
     level_next: float,
 ) -> StepPlan:
     """Return one step from `level` to `level_next`; of second order if `previous` is given."""
-    alpha, alpha_next = 1 / math.sqrt(level**2 + 1), 1 / math.sqrt(level_next**2 + 1)
+    alpha = 1 / math.sqrt(level * level + 1)
+    alpha_next = 1 / math.sqrt(level_next * level_next + 1)
     sigma, sigma_next = level * alpha, level_next * alpha_next
     d, e = data_prediction(schedule.prediction_type, alpha, sigma)
     weight = alpha_next * (1 - level_next / level)

@@ -34,13 +34,14 @@ def euler_ancestral_plan(schedule: NoiseSchedule, num_inference_steps: int) -> S
     ):
         ratio = float(sigma_next / sigma)
         common = euler_common_values(schedule, float(sigma))
-        noise = float(sigma_next) * math.sqrt(max(1 - ratio**2, 0.0))
+        square = ratio * ratio
+        noise = float(sigma_next) * math.sqrt(max(1 - square, 0.0))
         steps.append(
             step_plan(
                 timestep=timestep,
                 num_train_timesteps=schedule.num_train_timesteps,
                 values=common
-                | euler_next_values(common, ratio**2)
+                | euler_next_values(common, square)
                 | {StepCoefficient.NEXT_FROM_NOISE: noise},
                 needs_noise=True,
             )

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
+
+from fam_runtime.schedulers._elementwise import powers
 
 _RHO = 7.0
 
@@ -14,5 +18,5 @@ def karras_sigmas(sigma_max: float, sigma_min: float, count: int) -> npt.NDArray
     `(max^(1/rho) + i / (count - 1) (min^(1/rho) - max^(1/rho)))^rho`, rho = 7
     (Karras et al., arXiv 2206.00364, Eq. 5).
     """
-    start, end = sigma_max ** (1 / _RHO), sigma_min ** (1 / _RHO)
-    return np.asarray((start + np.linspace(0, 1, count) * (end - start)) ** _RHO)
+    start, end = math.pow(sigma_max, 1 / _RHO), math.pow(sigma_min, 1 / _RHO)
+    return powers(start + np.linspace(0, 1, count) * (end - start), _RHO)

@@ -74,7 +74,7 @@ def lcm_timesteps(schedule: NoiseSchedule, num_inference_steps: int) -> npt.NDAr
 def boundary_scalings(timestep: int, timestep_scaling: float) -> tuple[float, float]:
     """Return (c_skip, c_out) of the consistency function: 1 and 0 at timestep 0."""
     scaled = timestep * timestep_scaling
-    square = scaled**2 + _SIGMA_DATA**2
+    square = scaled * scaled + _SIGMA_DATA**2
     return _SIGMA_DATA**2 / square, scaled / math.sqrt(square)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from fam_runtime.schedulers._elementwise import logarithms
 from fam_runtime.schedulers.noise_schedule import TimestepSpacing
 
 Float64Array = npt.NDArray[np.float64]
@@ -35,7 +36,12 @@ def spaced_timesteps(
 def timesteps_from_sigmas(sigmas: Float64Array, schedule_sigmas: Float64Array) -> Float64Array:
     """Return the timesteps at which the schedule has `sigmas`, linear in log sigma, clipped.
 
-    `sigmas`: [n]. `schedule_sigmas`: [T], rising. Result: float64 [n] in [0, T - 1].
+    `sigmas`: [n]. `schedule_sigmas`: [T], rising, except that with zero terminal SNR the last one
+    may lie below others. Result: float64 [n] in [0, T - 1].
     """
-    positions = np.arange(len(schedule_sigmas))
-    return np.interp(np.log(sigmas), np.log(schedule_sigmas), positions).astype(np.float64)
+    wanted, trained = logarithms(sigmas), logarithms(schedule_sigmas)
+    last = len(trained) - 1
+    timesteps = np.interp(wanted, trained, np.arange(len(trained)))
+    # Where the last one lies below others np.interp finds it or not, by how its search runs; we
+    # give it, as diffusers does.
+    return np.where(wanted >= trained[last], np.float64(last), timesteps)
