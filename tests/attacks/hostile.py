@@ -9,6 +9,19 @@ import os
 import onnx
 from onnx.external_data_helper import set_external_data
 
+OTHER_LOCATIONS = (
+    "/etc/passwd",
+    "../unet/weights.bin",
+    "./weights.bin",
+    "native.onnx",
+    "weights.json",
+    "model.bin",
+    "weights.bin\0",
+    "",
+    "*/_ORT_MEM_ADDR_/*",
+)
+"""Where external data may not lie; the last one is how ONNX Runtime calls its own memory."""
+
 
 def edit_manifest(root, edit):
     """Change manifest.json as somebody would who does not use our writer."""
@@ -64,6 +77,18 @@ def _in_tensor_list(model, tensor):
     attribute.tensors.append(tensor)
 
 
+def _in_sparse_attribute(model, tensor):
+    kind = onnx.AttributeProto.SPARSE_TENSOR
+    attribute = model.graph.node[0].attribute.add(name="sparse", type=kind)
+    attribute.sparse_tensor.indices.CopyFrom(tensor)
+
+
+def _in_sparse_list(model, tensor):
+    kind = onnx.AttributeProto.SPARSE_TENSORS
+    attribute = model.graph.node[0].attribute.add(name="sparse", type=kind)
+    attribute.sparse_tensors.add().values.CopyFrom(tensor)
+
+
 def _in_subgraph(model, tensor):
     inner = onnx.helper.make_graph([], "inner", [], [], [tensor])
     outer = onnx.helper.make_node("If", ["x"], ["y"], then_branch=inner, else_branch=inner)
@@ -88,15 +113,22 @@ def _in_training(model, tensor):
     model.training_info.add().algorithm.initializer.append(tensor)
 
 
+def _in_initialization(model, tensor):
+    model.training_info.add().initialization.initializer.append(tensor)
+
+
 PLACES = {
     "initializer": _in_initializer,
     "sparse initializer": _in_sparse_initializer,
     "attribute": _in_attribute,
     "attribute with tensors": _in_tensor_list,
+    "sparse attribute": _in_sparse_attribute,
+    "attribute with sparse tensors": _in_sparse_list,
     "subgraph": _in_subgraph,
     "attribute with graphs": _in_graph_list,
     "function": _in_function,
     "training": _in_training,
+    "initialization of training": _in_initialization,
 }
 """Every place in an ONNX model where a tensor can stand."""
 

@@ -24,17 +24,7 @@ def test_data_outside_in_every_place_of_a_model(bundle, place):
 
 @pytest.mark.parametrize(
     "location",
-    [
-        "/etc/passwd",
-        "../unet/weights.bin",
-        "./weights.bin",
-        "native.onnx",
-        "weights.json",
-        "model.bin",
-        "weights.bin\0",
-        "",
-        "*/_ORT_MEM_ADDR_/*",
-    ],
+    hostile.OTHER_LOCATIONS,
 )
 def test_locations_that_are_not_the_weights(bundle, location):
     (bundle / "unet/model.bin").write_bytes(bytes(8))  # there, but not listed

@@ -13,27 +13,27 @@ from tests.attacks import hostile
 TOKENIZER = "tokenizer/tokenizer.json"
 
 
-@pytest.mark.parametrize(
-    ("name", "why"),
-    [
-        ("../outside", r"component '\.\.'"),
-        ("unet/../../outside", r"component '\.\.'"),
-        ("./unet/x", r"component '\.'"),
-        ("unet//x", "component ''"),
-        ("unet/", "component ''"),
-        ("/etc/passwd", "absolute"),
-        ("C:/x", "backslash, a colon or a control"),
-        ("unet\\..\\x", "backslash, a colon or a control"),
-        ("x\0y", "control character"),
-        ("x\ny", "control character"),
-        ("x\u202ey", "control character"),
-        ("unet /x", "dot or a space"),
-        ("unet/x.", "dot or a space"),
-        ("a" * 256, "component is longer than 255 bytes"),
-        ("é" * 128, "component is longer than 255 bytes"),
-        ("a/" * 256 + "a", "longer than 512"),
-    ],
-)
+HOSTILE_NAMES = [
+    ("../outside", r"component '\.\.'"),
+    ("unet/../../outside", r"component '\.\.'"),
+    ("./unet/x", r"component '\.'"),
+    ("unet//x", "component ''"),
+    ("unet/", "component ''"),
+    ("/etc/passwd", "absolute"),
+    ("C:/x", "backslash, a colon or a control"),
+    ("unet\\..\\x", "backslash, a colon or a control"),
+    ("x\0y", "control character"),
+    ("x\ny", "control character"),
+    ("x\u202ey", "control character"),
+    ("unet /x", "dot or a space"),
+    ("unet/x.", "dot or a space"),
+    ("a" * 256, "component is longer than 255 bytes"),
+    ("é" * 128, "component is longer than 255 bytes"),
+    ("a/" * 256 + "a", "longer than 512"),
+]
+
+
+@pytest.mark.parametrize(("name", "why"), HOSTILE_NAMES)
 def test_names_that_leave_the_bundle(bundle, name, why):
     (bundle.parent / "outside").write_bytes((bundle / TOKENIZER).read_bytes())
     hostile.rename_file(bundle, TOKENIZER, name)

@@ -286,27 +286,30 @@ def test_a_newer_version_is_told_before_anything_else(data):
         Manifest.from_bytes(b'{"format_version": 2, "generator": []}')
 
 
-@pytest.mark.parametrize(
-    ("raw", "message"),
-    [
-        (b"", "line 1.*one JSON object"),
-        (b"[]", "got 'list'.*a JSON object"),
-        (b'{"a": 1, "a": 1}', "key 'a' twice"),
-        (b'{"a": {"b": 1, "b": 2}}', "key 'b' twice"),
-        (b'{"a": NaN}', "NaN.*finite numbers"),
-        (b'{"a": -Infinity}', "-Infinity.*finite numbers"),
-        (b'{"a": 1e999}', "1e999.*finite numbers"),
-        (b'{"a": 9007199254740992}', "integers of at most 9007199254740991"),
-        (b'{"a": ' + b"9" * 5000 + b"}", "integers of at most"),
-        (b'{"a": ' + b"[" * 20 + b"]" * 20 + b"}", "at most 16 levels"),
-        (b'{"a": ' + b"[" * 200_000, "at most 16 levels"),
-        (b'{"a": "\\ud800"}', "lone surrogates"),
-        (b'{"\\udfff": 1}', "lone surrogates"),
-        (b'{"a": "\xff"}', "byte 7 is not UTF-8"),
-        (b"\xef\xbb\xbf{}", "one JSON object"),
-        (b" " * (16 * 1024 * 1024 + 1), "at most 16777216 bytes"),
-    ],
-)
+NOT_STRICT_JSON = [
+    (b"", "a syntax error at line 1.*one JSON object"),
+    (b'{"a": 1,\n}', "a syntax error at line 2"),
+    (b"[1\n,\n]", "a syntax error at line 3"),
+    (b'{"a": tru\n}', "a syntax error at line 1"),
+    (b"[]", "got 'list'.*a JSON object"),
+    (b'{"a": 1, "a": 1}', "key 'a' twice"),
+    (b'{"a": {"b": 1, "b": 2}}', "key 'b' twice"),
+    (b'{"a": NaN}', "NaN.*finite numbers"),
+    (b'{"a": -Infinity}', "-Infinity.*finite numbers"),
+    (b'{"a": 1e999}', "1e999.*finite numbers"),
+    (b'{"a": 9007199254740992}', "integers of at most 9007199254740991"),
+    (b'{"a": ' + b"9" * 5000 + b"}", "integers of at most"),
+    (b'{"a": ' + b"[" * 20 + b"]" * 20 + b"}", "at most 16 levels"),
+    (b'{"a": ' + b"[" * 200_000, "at most 16 levels"),
+    (b'{"a": "\\ud800"}', "lone surrogates"),
+    (b'{"\\udfff": 1}', "lone surrogates"),
+    (b'{"a": "\xff"}', "byte 7 is not UTF-8"),
+    (b"\xef\xbb\xbf{}", "one JSON object"),
+    (b" " * (16 * 1024 * 1024 + 1), "at most 16777216 bytes"),
+]
+
+
+@pytest.mark.parametrize(("raw", "message"), NOT_STRICT_JSON)
 def test_strict_json(raw, message):
     with pytest.raises(BundleDamaged, match=message) as caught:
         Manifest.from_bytes(raw)

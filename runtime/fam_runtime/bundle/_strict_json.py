@@ -41,7 +41,7 @@ def parse_object(data: bytes, *, what: str) -> dict[str, Any]:
         raise _too_deep(what) from None
     except json.JSONDecodeError as error:
         raise _damaged(
-            what, got=f"{error.msg} at line {error.lineno}", expected="one JSON object"
+            what, got=f"a syntax error at line {_line(error)}", expected="one JSON object"
         ) from None
     if not isinstance(value, dict):
         raise _damaged(what, got=type(value).__name__, expected="a JSON object")
@@ -67,6 +67,18 @@ def _scalar(value: object) -> object:
     if item is None:
         raise TypeError(f"{type(value).__name__} is not JSON")
     return item()
+
+
+def _line(error: json.JSONDecodeError) -> int:
+    """The line of the first character that may not stand where it is, counted from 1.
+
+    Where a bracket closes behind a comma, Python 3.13 points at the comma, older ones at the
+    bracket; this is the bracket's line.
+    """
+    position = error.pos
+    if error.msg.startswith("Illegal trailing comma"):
+        position = len(error.doc) - len(error.doc[position + 1 :].lstrip(" \t\n\r"))
+    return error.doc.count("\n", 0, position) + 1
 
 
 def _object_without_duplicates(pairs: list[tuple[str, Any]], what: str) -> dict[str, Any]:

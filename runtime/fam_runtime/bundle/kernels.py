@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fam_runtime.bundle._safetensors import FLOAT32, StoredTable, tables_of_safetensors
 from fam_runtime.contract import FM_TABLE_COLUMNS, FM_TABLE_ROWS, FM_TABLE_WEIGHT
 from fam_runtime.errors import BundleDamaged
 
@@ -28,15 +29,10 @@ def kernel_tables_from_bytes(
     """The tables in the safetensors file `data`; `name` is the file's name in messages.
 
     Raises:
-        BundleDamaged: if a table is missing or has another dtype or shape, or is not finite.
+        BundleDamaged: if `data` is malformed, or a table is missing, has another dtype or shape, or
+            is not finite.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    try:
-        tables = load(data)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise _damaged(name, got=str(error), expected="a safetensors file") from None
+    tables = tables_of_safetensors(data, name=name)
     height, width = latent_size
     return KernelTables(
         rows=_table(tables, FM_TABLE_ROWS, (timesteps, height), name),
@@ -46,16 +42,16 @@ def kernel_tables_from_bytes(
 
 
 def _table(
-    tables: dict[str, NDArray[np.generic]], key: str, shape: tuple[int, ...], name: str
+    tables: dict[str, StoredTable], key: str, shape: tuple[int, ...], name: str
 ) -> NDArray[np.float32]:
     if key not in tables:
         raise _damaged(name, got=sorted(tables), expected=f"a table {key!r}")
     table = tables[key]
-    if table.dtype != np.float32 or table.shape != shape:
+    if table.dtype != FLOAT32 or table.shape != shape:
         raise _damaged(
-            name, got=f"{key} {table.dtype} {table.shape}", expected=f"{key} float32 {shape}"
+            name, got=f"{key} {table.dtype} {table.shape}", expected=f"{key} {FLOAT32} {shape}"
         )
-    values = np.asarray(table, dtype=np.float32)
+    values = np.frombuffer(table.data, "<f4").reshape(shape).astype(np.float32)
     if not np.isfinite(values).all():
         raise _damaged(name, got=f"{key} holds NaN or infinity", expected="finite kernels")
     return values

@@ -141,6 +141,18 @@ def test_a_link_below_the_root_is_refused(store: VerifiedStore, tmp_path: Path) 
         store.read(NAME)
 
 
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
+def test_what_is_no_file_is_refused_without_waiting(
+    store: VerifiedStore, make: Callable[[Path], None]
+) -> None:
+    path = store.root / NAME
+    path.unlink()
+    make(path)
+    path.chmod(0o600)
+    with pytest.raises(Damaged):
+        store.read(NAME)
+
+
 def test_reading_makes_nothing(tmp_path: Path) -> None:
     store = VerifiedStore(tmp_path / "nowhere")
     assert store.read(NAME) is None

@@ -53,14 +53,15 @@ def import_onnxruntime() -> Any:
 
 
 def new_run_options() -> Any:
-    """Options of a run: silent, and without the work that only unwanted outputs need.
+    """Options of a run: silent, and, where the build can, without work for unwanted outputs.
 
     Raises:
         BackendError: onnxruntime is not installed.
     """
     options = import_onnxruntime().RunOptions()
     options.log_severity_level = LOG_NOTHING_BUT_CRASHES
-    # A replayed native step wants the taps only: skip what comes after them.
+    # A replayed native step wants the taps only. Builds for training skip what comes after them;
+    # those for inference, which all packages are, compute it all the same.
     options.only_execute_path_to_fetches = True
     return options
 

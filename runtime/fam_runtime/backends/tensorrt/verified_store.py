@@ -231,18 +231,21 @@ def _mapped(path: Path) -> Any:
         Damaged: it is another user's, a link, or may be written by others.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        # Without waiting for a writer, where a pipe stands in the file's place.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise Damaged(f"{path.name} cannot be read ({error.strerror})") from error
-    with os.fdopen(descriptor, "rb") as stream:
+    try:
         status = os.fstat(descriptor)
         if status.st_uid != os.geteuid() or status.st_mode & _WRITABLE_BY_OTHERS:
             raise Damaged(f"{path.name} may be written by others")
         if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
             return b""
-        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
