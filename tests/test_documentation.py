@@ -17,11 +17,14 @@ DOCUMENTS = sorted(
 )
 
 LINK = re.compile(r"\]\(([^)#\s]+)")
+CODE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+"""In which a lambda of C++ looks like a link."""
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_relative_links_lead_somewhere(document: Path) -> None:
-    for link in LINK.findall(document.read_text(encoding="utf-8")):
+    text = CODE.sub("", document.read_text(encoding="utf-8"))
+    for link in LINK.findall(text):
         if not link.startswith(("http://", "https://")):
             assert (document.parent / link).exists(), f"{document.name} links {link}"
 

@@ -1,0 +1,1 @@
+"""The C++ runtime, held against the Python one."""
