@@ -46,7 +46,7 @@ demo: $(INSTALLED) ## export the demo checkpoint at 2x and make a picture
 
 # Without a server (only for Linux, half a gigabyte) or without a compiler the other tests go on.
 test: $(INSTALLED) ## all tests that need no GPU
-	@$(MAKE) --no-print-directory cpp >$(VENV)/cpp.log 2>&1 || { rm -f $(CPP)/fam_probe $(CPP)/fam_generate $(CPP)/libfam.so; echo "make: no C++ runtime here, so its tests are skipped; 'make cpp' says why"; }
+	@$(MAKE) --no-print-directory cpp >$(VENV)/cpp.log 2>&1 || { rm -f $(addprefix $(CPP)/,fam_probe fam_generate fam_unit_tests fam_api_tests libfam.so); echo "make: no C++ runtime here, so its tests are skipped; 'make cpp' says why"; }
 	@$(MAKE) --no-print-directory triton-env 2>/dev/null || echo "make: no $(TRITON) here, so the tests on a real Triton server are skipped; 'make triton-env' says why"
 	$(BIN)/python -m pytest
 

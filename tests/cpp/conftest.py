@@ -15,13 +15,21 @@ from tests.cpp.probe import Probe
 REQUIRED = "FAM_REQUIRE_CPP"
 """Set where a missing build is a failure, as in continuous integration."""
 
+SANITIZED = "FAM_CPP_SANITIZED"
+"""Set where a sanitizer's build is tested, whose library does not load into Python."""
+
 CPP = Path(__file__).parents[2] / "runtime" / "cpp"
 
 BUILD = Path(os.environ.get("FAM_CPP_BUILD", Path(__file__).parents[2] / "build" / "cpp"))
 
 
 def built(name: str) -> Path:
-    """The path of what `make cpp` built as `name`; without it the test is skipped, or fails."""
+    """The path of what `make cpp` built as `name`; without it the test is skipped, or fails.
+
+    Of a sanitizer's build only `fam_probe` is for Python.
+    """
+    if os.environ.get(SANITIZED) and name != "fam_probe":
+        pytest.skip(f"{name} of a sanitizer's build is not for Python ({SANITIZED} is set)")
     path = BUILD / name
     if not path.exists():
         message = f"{name} is not built: run make cpp"

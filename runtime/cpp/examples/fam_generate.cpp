@@ -1,13 +1,16 @@
-// A picture from a bundle and a prompt: fam-generate without Python, with options of it.
+// A picture from a bundle and a prompt: fam-generate without Python, with options of it. With - for
+// the prompt it makes one for every line of standard input, and keeps everything loaded.
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <charconv>
 #include <csignal>
 #include <cstdint>
+#include <cstdio>
 #include <iostream>
 #include <map>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <tuple>
@@ -24,6 +27,8 @@
 
 namespace {
 
+constexpr std::string_view kStandardInput = "-";
+
 struct Arguments {
   std::string bundle;
   std::string output = "out.png";
@@ -34,6 +39,7 @@ struct Arguments {
   bool save_native = false;
   bool no_verify = false;
   bool quiet = false;
+  bool report = false;
   fam::PipelineOptions pipeline;
   fam::Request request;
 };
@@ -119,7 +125,10 @@ void add_run_options(CLI::App& cli, Arguments& arguments) {
       ->group(group);
   cli.add_flag("--no-verify", arguments.no_verify, "compare sizes only; do not hash the files")
       ->group(group);
-  cli.add_flag("--quiet", arguments.quiet, "no progress, no report; errors only")->group(group);
+  cli.add_flag("--report", arguments.report,
+               "print a line of JSON after the pictures of each prompt: seconds of each stage …")
+      ->group(group);
+  cli.add_flag("--quiet", arguments.quiet, "no progress, no names of files")->group(group);
 }
 
 bool is_terminal() {
@@ -162,29 +171,47 @@ fam::Request request_from(const Arguments& arguments) {
   return request;
 }
 
-// out.png, or out-0.png, out-1.png … for several; with `mark` before the ending.
-std::string file_name(const std::string& output, std::size_t index, std::size_t count,
-                      const std::string& mark = "") {
+// The name of the PNG with `mark` before its ending.
+std::string file_name(const std::string& output, const std::string& mark) {
   const auto slash = output.find_last_of("/\\");
   const auto dot = output.rfind('.');
   const bool ends = dot != std::string::npos && (slash == std::string::npos || dot > slash);
   const std::string stem = ends ? output.substr(0, dot) : output;
-  const std::string number = count > 1 ? "-" + std::to_string(index) : "";
-  return stem + number + mark + (ends ? output.substr(dot) : ".png");
+  return stem + mark + (ends ? output.substr(dot) : ".png");
 }
 
-void save(const Arguments& arguments, const fam::Result& result) {
+// Files are numbered where there may be several of them; `made` were made before these.
+void save(const Arguments& arguments, const fam::Result& result, std::size_t made) {
+  const bool numbered = arguments.request.prompts.front() == kStandardInput || result.size() > 1;
   for (std::size_t i = 0; i < result.size(); ++i) {
-    const std::string path = file_name(arguments.output, i, result.size());
+    const std::string number = numbered ? "-" + std::to_string(made + i) : "";
+    const std::string path = file_name(arguments.output, number);
     result.image(i).save_png(path);
     if (!arguments.quiet) {
-      std::cout << path << " (seed " << static_cast<std::int64_t>(result.image(i).seed()) << ")\n";
+      const auto seed = static_cast<std::int64_t>(result.image(i).seed());
+      std::cout << path << " (seed " << seed << ")" << std::endl;
     }
     if (arguments.save_native) {
-      result.image(i, FAM_STAGE_NATIVE)
-          .save_png(file_name(arguments.output, i, result.size(), "-native"));
+      result.image(i, FAM_STAGE_NATIVE).save_png(file_name(arguments.output, number + "-native"));
     }
   }
+  // Whoever reads this through a pipe waits for it, so that it is flushed.
+  if (arguments.report) std::cout << result.report_json() << std::endl;
+}
+
+// The next line of standard input that is not blank; nothing at the end.
+std::optional<std::string> next_prompt() {
+  for (std::string line; std::getline(std::cin, line);) {
+    if (!line.empty() && line.back() == '\r') line.pop_back();
+    if (line.find('\0') != std::string::npos) {
+      throw fam::Error(FAM_ERROR_INVALID_REQUEST,
+                       "standard input is no text | got a zero byte | expected a prompt a line, in "
+                       "UTF-8 | convert it");
+    }
+    if (line.find_first_not_of(" \t") != std::string::npos) return line;
+  }
+  if (std::ferror(stdin) != 0) throw std::runtime_error("standard input cannot be read");
+  return std::nullopt;
 }
 
 fam::Pipeline* interruptible = nullptr;
@@ -226,17 +253,32 @@ int exit_status(fam_status status) {
   return found == statuses.end() ? 1 : found->second;
 }
 
-int generate(Arguments& arguments) {
+// Makes and saves the pictures of one prompt, and tells how many.
+std::size_t make(const Arguments& arguments, fam::Pipeline& pipeline, const fam::Request& request,
+                 std::size_t made) {
+  const fam::Result result = [&] {
+    const Interruptible guard(pipeline);
+    return pipeline.generate(request);
+  }();
+  for (const std::string& warning : result.warnings()) std::cerr << "warning: " << warning << "\n";
+  save(arguments, result, made);
+  return result.size();
+}
+
+void generate(Arguments& arguments) {
   arguments.pipeline.verify = arguments.no_verify ? FAM_VERIFY_SIZE : FAM_VERIFY_FULL;
   arguments.pipeline.progress = progress_of(arguments);
   fam::Pipeline pipeline(arguments.bundle, arguments.pipeline);
-  const fam::Result result = [&] {
-    const Interruptible guard(pipeline);
-    return pipeline.generate(request_from(arguments));
-  }();
-  for (const std::string& warning : result.warnings()) std::cerr << "warning: " << warning << "\n";
-  save(arguments, result);
-  return 0;
+  fam::Request request = request_from(arguments);
+  if (request.prompts.front() != kStandardInput) {
+    make(arguments, pipeline, request, 0);
+    return;
+  }
+  std::size_t made = 0;
+  while (const auto prompt = next_prompt()) {
+    request.prompts.front() = *prompt;
+    made += make(arguments, pipeline, request, made);
+  }
 }
 
 }  // namespace
@@ -246,14 +288,17 @@ int main(int argc, char** argv) {
   Arguments arguments;
   arguments.request.prompts.resize(1);
   cli.add_option("BUNDLE", arguments.bundle, "folder of the bundle")->required();
-  cli.add_option("PROMPT", arguments.request.prompts.front(), "what to draw")->required();
+  cli.add_option("PROMPT", arguments.request.prompts.front(),
+                 "what to draw; -: every line of standard input")
+      ->required();
   cli.add_option("-o,--output", arguments.output, "PNG to write (default: out.png)");
   cli.set_version_flag("--version", fam_version());
   add_picture_options(cli, arguments);
   add_run_options(cli, arguments);
   CLI11_PARSE(cli, argc, argv);
   try {
-    return generate(arguments);
+    generate(arguments);
+    return 0;
   } catch (const fam::Error& error) {
     std::cerr << "fam_generate: error: " << error.what() << "\n";
     return exit_status(error.status());

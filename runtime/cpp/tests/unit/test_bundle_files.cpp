@@ -8,7 +8,6 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <functional>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -19,6 +18,7 @@
 #include "bundle/confined_files.h"
 #include "bundle/integrity.h"
 #include "bundle/onnx_outline.h"
+#include "unit/error_of.h"
 
 namespace libfam {
 namespace {
@@ -73,15 +73,6 @@ void race(std::chrono::milliseconds duration, const Change& change, const Attemp
   while (std::chrono::steady_clock::now() < end) attempt();
 }
 
-ErrorCode code_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.code();
-  }
-  return static_cast<ErrorCode>(0);
-}
-
 TEST_CASE("a component that is swapped for a link never leads out of the bundle") {
   const TemporaryFolder folder;
   const fs::path root = folder.path() / "bundle";
@@ -129,7 +120,7 @@ TEST_CASE("a pipe in place of a file does not make the opening wait") {
   };
   int attempts = 0;
   race(std::chrono::milliseconds(300), swap, [&] {
-    code_of([&] { ConfinedFile(folder.path().string(), "file"); });
+    error_of([&] { ConfinedFile(folder.path().string(), "file"); });
     ++attempts;
   });
   CHECK(attempts > 10);
@@ -143,7 +134,7 @@ TEST_CASE("every descriptor is closed again") {
   };
   const auto before = open_now();
   for (const char* name : {"a/b/file", "a/b", "a/missing", "missing/b/file", "a/b/file/x"}) {
-    code_of([&] { ConfinedFile(folder.path().string(), name); });
+    error_of([&] { ConfinedFile(folder.path().string(), name); });
     CHECK(open_now() == before);
   }
 }
@@ -161,7 +152,7 @@ TEST_CASE("a check is stopped where it stands, and the bytes are those of the fi
       return reports.size() < stop_at;
     });
   };
-  CHECK(code_of([&] { check(2); }) == ErrorCode::cancelled);
+  CHECK(error_of([&] { check(2); }).first == ErrorCode::cancelled);
   CHECK(reports == std::vector<std::uint64_t>(2, kHashChunkBytes));
   check(5);
   CHECK(reports ==
@@ -178,7 +169,7 @@ TEST_CASE("a file that grows without end is given up") {
   const auto check = [&] {
     verify_file(folder.path().string(), "file", record_of("listed"), true, grow);
   };
-  CHECK(code_of(check) == ErrorCode::bundle_damaged);
+  CHECK(error_of(check).first == ErrorCode::bundle_damaged);
   CHECK(fs::file_size(folder.path() / "file") < (1 << 18));
 }
 

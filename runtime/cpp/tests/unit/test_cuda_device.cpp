@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "engines/cuda/cuda_device.h"
 #include "unit/cuda_fake.h"
+#include "unit/error_of.h"
 
 namespace libfam {
 namespace {
@@ -25,16 +26,6 @@ Bytes random_bytes(std::size_t count, unsigned seed) {
   Bytes bytes(count);
   for (auto& byte : bytes) byte = static_cast<unsigned char>(generator());
   return bytes;
-}
-
-// The words and the code of the error that `action` raises.
-std::pair<ErrorCode, std::string> error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return {error.code(), error.what()};
-  }
-  return {ErrorCode::internal, "no error"};
 }
 
 TEST_CASE("a CUDA device is described") {

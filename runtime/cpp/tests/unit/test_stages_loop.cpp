@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "base/error.h"
+#include "unit/error_of.h"
 #include "unit/stages_case.h"
 
 namespace libfam {
@@ -136,16 +137,6 @@ class Watcher final : public StepObserver {
   std::vector<Told> told;
 };
 
-ErrorCode code_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.code();
-  }
-  FAIL("nothing was thrown");
-  return ErrorCode::internal;
-}
-
 TEST_CASE("stages: as a literal loop, on the host and on a device, stored and replayed") {
   const std::vector<std::vector<bool>> noisy = {{},
                                                 {true, true, true, true, true},
@@ -251,7 +242,7 @@ TEST_CASE("stages: cancelled at any step, nothing is left, and the loop goes on"
         watcher.stop_after = step;
         watcher.latents = step % 2 == 0;
         given.observer = &watcher;
-        CHECK(code_of([&] { given.run(choice); }) == ErrorCode::cancelled);
+        CHECK(error_of([&] { given.run(choice); }).first == ErrorCode::cancelled);
         CHECK(watcher.told.size() == step);
         if (host) CHECK(given.device.live.empty());
         given.observer = nullptr;
@@ -270,7 +261,7 @@ TEST_CASE("stages: an engine that fails at any run leaves nothing behind") {
     for (std::size_t run = 0; run < 10; ++run) {
       Case given(host);
       (run < 5 ? given.native_engine : given.target_engine).runs_left = run % 5;
-      CHECK(code_of([&] { given.run(NativeAttention::store); }) == ErrorCode::backend);
+      CHECK(error_of([&] { given.run(NativeAttention::store); }).first == ErrorCode::backend);
       if (host) CHECK(given.device.live.empty());
       given.native_engine.runs_left.reset();
       given.target_engine.runs_left.reset();

@@ -16,6 +16,7 @@
 #include "engines/tensorrt/plan_engine.h"
 #include "engines/tensorrt/scratch_memory.h"
 #include "engines/tensorrt/tensorrt_engine.h"
+#include "unit/error_of.h"
 
 namespace libfam {
 namespace {
@@ -170,15 +171,6 @@ class Bench {
 };
 
 const SymbolRanges kOneToFour = {{"B", {1, 1, 4}}};
-
-std::pair<ErrorCode, std::string> error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return {error.code(), error.what()};
-  }
-  return {ErrorCode::internal, "no error"};
-}
 
 TEST_CASE("a graph loads a plan for each range of sizes, when it is needed") {
   Bench bench;
