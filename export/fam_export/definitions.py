@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fam_export.checkpoint import PROMPT_TOKENS
-from fam_export.graph_definition import GraphDefinition
+from fam_export.graph_definition import MAX_TRACED, GraphDefinition
 from fam_export.options import ExportOptions
 from fam_graph.attention_modulation import Grid
 from fam_graph.step import NativeStep, TargetStep, guidance_embedding_width
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 BATCH_TRACE = {"B": 3}
 BATCH_CHECKS = ({"B": 1}, {"B": 2})
+UPSAMPLING, MAX_UPSAMPLED_VALUES = 2, 2**31
+"""Factor of each of the UNet's upsamplings; what diffusers compares values times that with."""
+
 VAE_TRACE = {"B": 3, "h": 10, "w": 12}
 VAE_CHECKS = ({"B": 1, "h": 8, "w": 12}, {"B": 2, "h": 16, "w": 8})
 
@@ -145,6 +148,7 @@ def native_step(
         keyed=True,
         trace_sizes=BATCH_TRACE,
         check_sizes=BATCH_CHECKS,
+        max_sizes=max_unet_sizes(unet, facts.latent_native),
     )
 
 
@@ -178,6 +182,7 @@ def target_step(
         keyed=True,
         trace_sizes=BATCH_TRACE,
         check_sizes=BATCH_CHECKS,
+        max_sizes=max_unet_sizes(unet, grid),
     )
 
 
@@ -254,6 +259,26 @@ def vae_encoder(vae: AutoencoderKL, pixels_per_latent: int) -> GraphDefinition:
         trace_sizes=VAE_TRACE,
         check_sizes=VAE_CHECKS,
     )
+
+
+def max_unet_sizes(unet: UNet2DConditionModel, latent: Grid) -> dict[str, int]:
+    """Up to which batch the tracer meets no branch of diffusers' own.
+
+    Before it upsamples, diffusers copies what has more than 2^31 values, counted once for each
+    factor of two; a tracer that may not tell on which side of that a batch is refuses the UNet.
+
+    Args:
+        unet: the UNet.
+        latent: size of its latent (height, width).
+    """
+    channels = list(reversed(unet.config["block_out_channels"]))
+    values = [
+        width * (latent[0] >> depth) * (latent[1] >> depth)
+        for width, depth in zip(channels, range(len(channels) - 1, 0, -1), strict=False)
+    ]
+    text_batch = MAX_UPSAMPLED_VALUES // (UPSAMPLING * max(values, default=1))
+    batch = min(text_batch // 2, MAX_TRACED["B"])
+    return {**MAX_TRACED, "B": max(batch, BATCH_TRACE["B"])}
 
 
 def tap_specs(taps: Taps, options: ExportOptions) -> tuple[TensorSpec, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -41,6 +41,7 @@ class GraphDefinition:
         trace_sizes: sizes for tracing; they must differ from every fixed dimension's neighbour,
             so that no symbol is mistaken for a constant (2 and more: 0 and 1 are specialised).
         check_sizes: sizes at which the exported graph is compared with the module.
+        max_sizes: the tracer may assume that sizes are not larger; the graph is the same for all.
     """
 
     file: str
@@ -50,6 +51,7 @@ class GraphDefinition:
     keyed: bool
     trace_sizes: Sizes
     check_sizes: tuple[Sizes, ...]
+    max_sizes: Sizes = field(default_factory=lambda: MAX_TRACED)
 
     def arguments(self, tensors: Mapping[str, torch.Tensor]) -> tuple[Any, ...]:
         """Positional arguments of the module for tensors keyed by input name."""
@@ -68,7 +70,8 @@ class GraphDefinition:
     def dynamic_shapes(self) -> tuple[Any, ...]:
         """``dynamic_shapes`` of ``torch.export`` in the structure of :meth:`arguments`."""
         dims = {
-            base: torch.export.Dim(base, min=2, max=MAX_TRACED[base]) for base in self.trace_sizes
+            base: torch.export.Dim(base, min=2, max=self.max_sizes[base])
+            for base in self.trace_sizes
         }
         shapes = {
             spec.name: {
