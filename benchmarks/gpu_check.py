@@ -1,6 +1,6 @@
-"""What a GPU makes of a bundle: ``python benchmarks/gpu_check.py BUNDLE``.
+"""``fam-bench`` from a checkout: ``python benchmarks/gpu_check.py BUNDLE``.
 
-Runs from a checkout, too, on a machine where the project is not installed.
+For a machine, such as one with a GPU, where the project is not installed.
 """
 
 import importlib.util
@@ -24,6 +24,6 @@ def find_packages() -> None:
 
 if __name__ == "__main__":
     find_packages()
-    from fam_bench.gpu_check import main
+    from fam_bench.latency.command import main
 
     raise SystemExit(main())

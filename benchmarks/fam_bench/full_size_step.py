@@ -13,17 +13,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fam_bench.process_memory import peak_memory_bytes
 from fam_runtime.errors import BackendError
-
-if TYPE_CHECKING:
-    from fam_export.options import ExportOptions
-    from fam_runtime.bundle import Manifest
 
 StepKind = Literal["native", "target"]
 Weights = Literal["mapped", "packed"]
@@ -101,6 +97,7 @@ def run_torch(job: StepJob) -> StepSide:
     from fam_export.deferred import data_on_demand
     from fam_export.graph_factory import GraphFactory, GraphName
     from fam_export.probe import probe_inputs
+    from fam_export.verify.torch_backend import options_of
     from fam_runtime.bundle import Bundle
 
     begun = time.perf_counter()
@@ -169,18 +166,6 @@ def relative_errors(got: NDArray[Any], expected: NDArray[Any]) -> tuple[float, f
         float(np.sqrt(np.mean(np.square(v, dtype=np.float64)))) for v in (difference, wanted)
     ]
     return largest, squares[0] / max(squares[1], 1e-12)
-
-
-def options_of(manifest: Manifest) -> ExportOptions:
-    """The options that the step graphs of a bundle were exported with."""
-    from fam_export.options import ExportOptions
-
-    return ExportOptions(
-        dtype=manifest.model.dtype,
-        tap_form=manifest.taps.form,
-        tap_layers=tuple(layer.name for layer in manifest.taps.layers),
-        guidance=manifest.model.guidance,
-    )
 
 
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -1,8 +1,9 @@
-"""PyTorch as a backend of the runtime: the exported modules themselves, computing in fp32.
+"""PyTorch as a backend of the runtime: the exported modules themselves.
 
-So the reference and the contestants run under the same pipeline, and only the library differs. The
-weights are those that the bundle holds, rounded to its precision; everything else is float32, the
-native attention that travels between the stages among it.
+So the reference and the contestants run under the same pipeline, and only the library differs. As
+the reference it computes in fp32: the weights are those that the bundle holds, rounded to its
+precision; everything else is float32, the native attention that travels between the stages among
+it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import nn
 
 from fam_export.checkpoint import Checkpoint
 from fam_export.deferred import deferred_data
+from fam_export.graph_definition import TORCH_DTYPES
 from fam_export.graph_factory import GraphFactory, GraphKind, GraphName
 from fam_export.options import ExportOptions
 from fam_runtime.backends.base import Array, Backend, Runner, Value, Values
@@ -46,9 +48,10 @@ class TorchValue:
         return tuple(self.tensor.shape)
 
     @property
-    def dtype(self) -> np.dtype[Any]:
+    def dtype(self) -> np.dtype[Any] | str:
         """Element type."""
-        return np.dtype(str(self.tensor.dtype).removeprefix("torch."))
+        name = str(self.tensor.dtype).removeprefix("torch.")
+        return name if name == "bfloat16" else np.dtype(name)
 
 
 class TorchPlace(Place):
@@ -56,10 +59,11 @@ class TorchPlace(Place):
 
     Args:
         device: whose.
+        widened: graphs have float32 in place of any floating-point type of the bundle.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, *, widened: bool = True) -> None:
+        self.device, self._widened = device, widened
 
     def tensor(self, value: Value) -> torch.Tensor:
         """`value`, an array or a :class:`TorchValue`, as a tensor here."""
@@ -77,9 +81,9 @@ class TorchPlace(Place):
         return array_of(value)
 
     def zeros(self, shape: tuple[int, ...], dtype: str) -> Value:
-        """Zeros; in float32 whatever floating-point type the bundle has there."""
-        del dtype  # half precision is the only other one that is asked for
-        return TorchValue(torch.zeros(shape, dtype=torch.float32, device=self.device))
+        """Zeros; where types are widened, float32 whatever `dtype` the bundle has there."""
+        own = torch.float32 if self._widened else TORCH_DTYPES[dtype]
+        return TorchValue(torch.zeros(shape, dtype=own, device=self.device))
 
     def free_memory_bytes(self) -> int | None:
         """What the GPU, or the host, has left."""
@@ -109,30 +113,39 @@ class TorchRunner(Runner):
     def __init__(
         self, definition: GraphDefinition, place: TorchPlace, watch: Watch | None = None
     ) -> None:
-        # The manifest's types are those of the graphs; the reference has float32 in their place.
+        # The manifest's types are those of the graphs; a reference has float32 in their place.
         super().__init__(definition.file, GraphSpec(definition.inputs, definition.outputs))
         self._definition: GraphDefinition | None = definition
         self._place, self._watch = place, watch
 
     def infer_impl(self, feeds: Values, outputs: Sequence[str]) -> dict[str, Value]:
         """Call the module; see :meth:`fam_runtime.backends.base.Runner.run`."""
-        assert self._definition is not None  # the base class refuses a closed runner
         try:
             tensors = {name: self._place.tensor(value) for name, value in feeds.items()}
-            # By default PyTorch lets convolutions on a GPU round what they multiply to TF32.
-            with torch.backends.flags(fp32_precision="ieee"):
-                computed = self._definition.run(tensors)
+            computed = self.compute(tensors)
         except (RuntimeError, MemoryError) as error:
             raise BackendError(
                 f"PyTorch failed in {self.graph}",
                 got=(str(error).splitlines() or [type(error).__name__])[0],
                 expected="a successful call of the module",
-                fix="verify fewer targets, or on a device with more memory",
+                fix="take fewer or smaller targets, or a device with more memory",
             ) from error
         values: dict[str, Value] = {name: TorchValue(computed[name]) for name in outputs}
         if self._watch is not None:
             self._watch(self.graph, feeds, values)
         return values
+
+    def compute(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Call the module, all of it in float32."""
+        # By default PyTorch lets convolutions on a GPU round what they multiply to TF32.
+        with torch.backends.flags(fp32_precision="ieee"):
+            return self.definition.run(tensors)
+
+    @property
+    def definition(self) -> GraphDefinition:
+        """The module and its interface."""
+        assert self._definition is not None  # the base class refuses a closed runner
+        return self._definition
 
     def close_impl(self) -> None:
         """Drop the module; the UNet is shared, and goes with the backend."""
@@ -146,6 +159,7 @@ class TorchBackend(Backend):
         checkpoint: that the bundle was exported from.
         manifest: of the bundle.
         device: None is ``cuda`` where PyTorch has it, else the CPU.
+        reference: compute in fp32 with the bundle's weights; otherwise in the bundle's precision.
         watch: told about every run.
     """
 
@@ -157,23 +171,33 @@ class TorchBackend(Backend):
         manifest: Manifest,
         *,
         device: str | None = None,
+        reference: bool = True,
         watch: Watch | None = None,
     ) -> None:
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.place: TorchPlace = TorchPlace(torch.device(chosen))
+        self.place: TorchPlace = TorchPlace(torch.device(chosen), widened=reference)
         self._graphs: GraphFactory | None = GraphFactory(
-            checkpoint, options_of(manifest), reference=True
+            checkpoint, options_of(manifest), reference=reference
         )
-        self._names = graph_names(manifest)
+        self.names = graph_names(manifest)
         self._watch = watch
 
     def load(self, bundle: Bundle, graph: str) -> Runner:
         """The module of `graph`, its weights read and on the device."""
-        if self._graphs is None:
-            raise BackendError("the torch backend was closed", fix="make another one")
-        definition = self._graphs.definition(self._names[graph])
+        definition = self.graphs.definition(self.names[graph])
         materialise(definition.module, self.place.device)
         return TorchRunner(definition, self.place, self._watch)
+
+    @property
+    def graphs(self) -> GraphFactory:
+        """Makes the modules.
+
+        Raises:
+            BackendError: the backend was closed.
+        """
+        if self._graphs is None:
+            raise BackendError("the torch backend was closed", fix="make another one")
+        return self._graphs
 
     def describe(self) -> dict[str, str]:
         """Name, version and device."""

@@ -1,0 +1,1 @@
+"""What computes, behind the runtime's interface or as a program: a file per library."""

@@ -1,0 +1,1 @@
+"""From measured times to figures, tables, plots and comparisons."""
