@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from fam_runtime import contract
 from fam_runtime.backends.base import Array, Runner
+from fam_runtime.backends.checks import check_output
 from fam_runtime.backends.pool import RunnerPool
 from fam_runtime.bundle import NATIVE_GRAPH
 from fam_runtime.callback import StepWatcher
@@ -172,7 +173,10 @@ class Generation:
 
             def decode_piece(piece: Float32Array) -> Float32Array:
                 values = runner.run({contract.LATENT: self.backend.upload(piece)})
-                return self.backend.download(values[contract.IMAGE])
+                size = [factor * side for side in piece.shape[2:]]
+                value = values[contract.IMAGE]
+                check_output(runner.graph, contract.IMAGE, value, (len(piece), 3, *size))
+                return self.backend.download(value)
 
             if tiling is None:
                 image = decode_piece(latent)
@@ -281,7 +285,9 @@ class Generation:
             return np.zeros(shape, np.float32)
         with self.timed("upsample"), self.pool.borrow(target.upsample, B=batch) as runner:
             values = runner.run({contract.LATENT: native.result.final})
-            return self.backend.download(values[contract.REFERENCE_LATENT])
+            value = values[contract.REFERENCE_LATENT]
+            check_output(runner.graph, contract.REFERENCE_LATENT, value, shape)
+            return self.backend.download(value)
 
     def _target_stage(
         self,

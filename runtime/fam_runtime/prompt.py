@@ -14,9 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fam_runtime import contract
+from fam_runtime.backends.checks import check_output
 from fam_runtime.errors import BundleDamaged, InvalidRequest
 
 if TYPE_CHECKING:
+    from fam_runtime.backends.base import Values
     from fam_runtime.backends.pool import RunnerPool
     from fam_runtime.bundle import Bundle, TextEncoderInfo
 
@@ -154,12 +156,14 @@ class PromptEncoder:
         states: dict[str, list[Float32Array]] = {text: [] for text in distinct}
         pooled: dict[str, Float32Array | None] = dict.fromkeys(distinct)
         for tokenizer in self._tokenizers:
+            widths: dict[str, int] = {}
             with self._pool.borrow(tokenizer.encoder.graph, B=1) as runner:
                 for text in distinct:
                     ids, cut = tokenizer.input_ids(text)
                     if cut:
                         warn_truncated(text, cut)
                     values = runner.run({contract.INPUT_IDS: ids})
+                    check_embeddings(tokenizer.encoder, values, widths)
                     download = self._pool.backend.download
                     states[text].append(download(values[contract.PROMPT_EMBEDS]))
                     if contract.POOLED_PROMPT_EMBEDS in values:
@@ -168,6 +172,26 @@ class PromptEncoder:
             text: TextEmbedding(np.concatenate(states[text], axis=-1), pooled[text])
             for text in distinct
         }
+
+
+def check_embeddings(encoder: TextEncoderInfo, values: Values, widths: dict[str, int]) -> None:
+    """Check what a text encoder gave for one text.
+
+    Args:
+        encoder: of the bundle.
+        values: its outputs.
+        widths: of earlier texts, which are those of all; filled.
+
+    Raises:
+        BundleDamaged: it is no float32 ``[1, 77, D]``, or for the pooled one ``[1, P]``.
+    """
+    shapes = {
+        contract.PROMPT_EMBEDS: (1, encoder.max_length, "D"),
+        contract.POOLED_PROMPT_EMBEDS: (1, "P"),
+    }
+    for name, shape in shapes.items():
+        if name in values:
+            check_output(encoder.graph, name, values[name], shape, widths)
 
 
 def warn_truncated(text: str, cut: str) -> None:

@@ -1,7 +1,7 @@
 """Graphs that are what the manifest says, where both say what the bundle's sizes do not allow.
 
-ONNX Runtime has nothing against them, so it is for the runtime to refuse their outputs. The
-manifest's reader compares the names of these tensors alone.
+ONNX Runtime has nothing against them, so it is for the runtimes to refuse their outputs, both in
+the same words. The manifest's reader compares the names of these tensors alone.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from fam_runtime import contract
+from fam_runtime import FamPipeline, contract
 from fam_runtime.bundle import Bundle
 from fam_runtime.bundle.manifest import TensorSpec
+from fam_runtime.errors import FamError
 from tests.attacks.hostile import edit_manifest, replace_graph
 from tests.cpp.library import Library, LibraryError, LibraryResult
 from tests.runtime.fake_bundle import TARGETS, write_bundle
@@ -79,17 +80,33 @@ def describe(root: Path, graph: str, outputs: Sequence[TensorSpec]) -> None:
     edit_manifest(root, edit)  # type: ignore[no-untyped-call]
 
 
+CALL: dict[str, Any] = {"num_inference_steps": 1, "height": SIZE.height, "width": SIZE.width}
+
+
 def generate(library: Library, root: Path) -> LibraryResult:
     """The picture of one prompt without a negative one."""
     with library.open(root, num_threads=1) as opened:
-        return opened.generate("a cat", num_inference_steps=1, height=SIZE.height, width=SIZE.width)
+        return opened.generate("a cat", **CALL)
 
 
 def refusal(library: Library, root: Path) -> tuple[str, str]:
-    """The kind of the error, and what is wrong."""
+    """The kind of the error and its text, the same from both runtimes."""
     with pytest.raises(LibraryError) as raised:
         generate(library, root)
-    return raised.value.kind, raised.value.text.split(" | ")[0]
+    pipeline = FamPipeline.from_pretrained(root, progress=False)
+    with pipeline, pytest.raises(FamError) as same:
+        pipeline("a cat", **CALL)
+    assert (type(same.value).__name__, str(same.value)) == (raised.value.kind, raised.value.text)
+    return raised.value.kind, raised.value.text
+
+
+def does_not_fit(graph: str, output: TensorSpec, expected: str) -> tuple[str, str]:
+    """The refusal of a tensor that `graph` gives."""
+    what = f"{graph}: output {output.name} does not fit the bundle's sizes"
+    got = f"{output.dtype} {output.shape}"
+    wanted = f"float32 {expected}"
+    fix = "export the bundle again"
+    return "BundleDamaged", f"{what} | got {got!r} | expected {wanted} | {fix}"
 
 
 SD: dict[str, Any] = {}
@@ -134,8 +151,7 @@ def test_outputs_that_fit(
 def test_pictures_that_do_not_fit(library: Library, tmp_path: Path, output: TensorSpec) -> None:
     root = write_bundle(tmp_path / "bundle")
     give(root, DECODER, [output])
-    what = "the decoded picture has another shape than the bundle's sizes say"
-    assert refusal(library, root) == ("BundleDamaged", what)
+    assert refusal(library, root) == does_not_fit(DECODER, output, str(list(IMAGE)))
 
 
 @pytest.mark.parametrize(
@@ -153,76 +169,64 @@ def test_upsampled_latents_that_do_not_fit(
 ) -> None:
     root = write_bundle(tmp_path / "bundle")
     give(root, UPSAMPLE, [output])
-    what = "the upsampled latent has another shape than the bundle's sizes say"
-    assert refusal(library, root) == ("BundleDamaged", what)
+    assert refusal(library, root) == does_not_fit(UPSAMPLE, output, str(list(LATENT)))
 
 
 @pytest.mark.parametrize(
-    ("options", "graph", "outputs"),
+    "output",
     [
-        (SD, TEXT, [tokens(())]),
-        (SDXL, TEXT_2, [tokens((1, 77, 2)), pooled(())]),
-    ],
-)
-def test_embeddings_that_have_no_rows(
-    library: Library,
-    tmp_path: Path,
-    options: dict[str, Any],
-    graph: str,
-    outputs: list[TensorSpec],
-) -> None:
-    """Those of the prompt and of the negative one make the rows of a batch."""
-    root = write_bundle(tmp_path / "bundle", **options)
-    give(root, graph, outputs)
-    what = "the embeddings of two texts differ in shape"
-    assert refusal(library, root) == ("BundleDamaged", what)
-
-
-@pytest.mark.parametrize(
-    ("graph", "output"),
-    [
-        (TEXT, tokens(())),
-        (TEXT, tokens((1, 77, 4), "float16")),
-        (TEXT_2, tokens(())),
-        (TEXT_2, tokens((4, 77, 2))),
-        (TEXT_2, tokens((1, 76, 2))),
-        (TEXT_2, tokens((1, 77, 2, 1))),
-        (TEXT_2, tokens((1, 77, 2), "float16")),
+        tokens(()),
+        tokens((3, 77, 6)),
+        tokens((1, 76, 6)),
+        tokens((1, 77, 6, 1)),
+        tokens((1, 77, 6), "float16"),
+        tokens((1, 77, 6), "int64"),
     ],
     ids=shown,
 )
-def test_embeddings_of_two_encoders_that_do_not_pair_up(
-    library: Library, tmp_path: Path, graph: str, output: TensorSpec
+@pytest.mark.parametrize("guidance", [True, False])
+def test_embeddings_that_are_none_of_a_text(
+    library: Library, tmp_path: Path, output: TensorSpec, guidance: bool
 ) -> None:
-    root = write_bundle(tmp_path / "bundle", family="sdxl")
-    give(root, graph, [output, pooled((1, 2))] if graph == TEXT_2 else [output])
-    what = "the embeddings of the text encoders do not pair up"
-    assert refusal(library, root) == ("BundleDamaged", what)
+    root = write_bundle(tmp_path / "bundle", guidance=guidance)
+    give(root, TEXT, [output])
+    assert refusal(library, root) == does_not_fit(TEXT, output, "[1, 77, D]")
 
 
 @pytest.mark.parametrize(
-    ("options", "output"),
+    ("graph", "output", "expected"),
     [
-        ({"guidance": False}, tokens(())),
-        (SD, tokens((3, 77, 6))),
-        (SD, tokens((1, 77, 5))),
-        (SD, tokens((1, 77, 6), "float16")),
-        (SD, tokens((1, 77, 6), "int64")),
+        (TEXT, tokens((1, 77, 4), "float16"), "[1, 77, D]"),
+        (TEXT_2, tokens((4, 77, 2)), "[1, 77, D]"),
+        (TEXT_2, tokens((1, 76, 2)), "[1, 77, D]"),
+        (TEXT_2, pooled(()), "[1, P]"),
+        (TEXT_2, pooled((2, 2)), "[1, P]"),
+        (TEXT_2, pooled((1, 2), "float16"), "[1, P]"),
     ],
+    ids=shown,
 )
-def test_embeddings_that_the_step_does_not_take(
-    library: Library, tmp_path: Path, options: dict[str, Any], output: TensorSpec
+def test_embeddings_of_two_encoders(
+    library: Library, tmp_path: Path, graph: str, output: TensorSpec, expected: str
 ) -> None:
+    root = write_bundle(tmp_path / "bundle", family="sdxl")
+    others = {TEXT: [], TEXT_2: [tokens((1, 77, 2)), pooled((1, 2))]}[graph]
+    give(root, graph, [output, *(other for other in others if other.name != output.name)])
+    assert refusal(library, root) == does_not_fit(graph, output, expected)
+
+
+def test_embeddings_of_another_width(library: Library, tmp_path: Path) -> None:
     """They only meet the graph that they are for."""
-    root = write_bundle(tmp_path / "bundle", **options)
-    give(root, TEXT, [output])
-    part = "dtype" if output.dtype != "float32" else "shape"
-    what = f"unet/native.onnx: input prompt_embeds has the wrong {part}"
-    assert refusal(library, root) == ("BackendError", what)
+    root = write_bundle(tmp_path / "bundle")
+    give(root, TEXT, [tokens((1, 77, 5))])
+    kind, text = refusal(library, root)
+    assert kind == "BackendError"
+    assert text.startswith("unet/native.onnx: input prompt_embeds has the wrong shape | ")
 
 
 def test_a_picture_that_no_memory_holds(library: Library, tmp_path: Path) -> None:
     """The number of its bytes does not fit 64 bits."""
     root = write_bundle(tmp_path / "bundle")
     describe(root, DECODER, [image((2**40,) * 8)])
-    assert refusal(library, root) == ("OutOfMemory", "a tensor is too large for any memory")
+    with pytest.raises(LibraryError, match="a tensor is too large for any memory") as raised:
+        generate(library, root)
+    assert raised.value.kind == "OutOfMemory"

@@ -1,4 +1,4 @@
-"""Checks of a graph's feeds against the manifest: names, dtypes, and shapes with symbols."""
+"""Checks of a graph's feeds and outputs: names, dtypes, and shapes with symbols."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from fam_runtime.errors import BackendError
+from fam_runtime.errors import BackendError, BundleDamaged
 
 if TYPE_CHECKING:
-    from fam_runtime.backends.base import Values
+    from fam_runtime.backends.base import Value, Values
     from fam_runtime.bundle import TensorSpec
 
 Dimension = int | str
@@ -65,6 +65,37 @@ def check_output_names(graph: str, wanted: Sequence[str], available: Sequence[st
             got=unknown,
             expected=", ".join(available),
             fix="ask for outputs that the manifest lists",
+        )
+
+
+def check_output(
+    graph: str,
+    name: str,
+    value: Value,
+    shape: Sequence[Dimension],
+    bound: dict[str, int] | None = None,
+) -> None:
+    """Check that an output is float32 and of the shape that the bundle's sizes ask for.
+
+    The manifest's reader compares such shapes for the steps alone, and a graph may be of another
+    size than it declares.
+
+    Args:
+        graph, name: whose output.
+        value: the output.
+        shape: what it must be.
+        bound: sizes of the symbols in `shape`; those that are free are bound to the sizes seen.
+
+    Raises:
+        BundleDamaged: it is something else.
+    """
+    sizes = {} if bound is None else bound
+    if value.dtype != "float32" or not bind_shape(shape, value.shape, sizes):
+        raise BundleDamaged(
+            f"{graph}: output {name} does not fit the bundle's sizes",
+            got=f"{value.dtype} {tuple(value.shape)}",
+            expected=f"float32 {describe_shape(shape, {})}",
+            fix="export the bundle again",
         )
 
 

@@ -130,6 +130,16 @@ void check_output_names(const std::string& graph, const std::vector<std::string>
   }
 }
 
+void check_output(const std::string& graph, const std::string& name, const HostTensor& value,
+                  const SymbolicShape& shape, Sizes& bound) {
+  if (value.dtype == Dtype::float32 && bind_shape(shape, value.shape, bound)) return;
+  throw Error(ErrorCode::bundle_damaged,
+              {.what = graph + ": output " + name + " does not fit the bundle's sizes",
+               .got = repr(std::string(name_of(value.dtype)) + " " + repr_shape(value.shape).text),
+               .expected = "float32 " + described(shape, {}),
+               .fix = "export the bundle again"});
+}
+
 bool bind_shape(const SymbolicShape& expected, const Shape& shape, Sizes& bound) {
   if (expected.size() != shape.size()) return false;
   for (std::size_t i = 0; i < shape.size(); ++i) {

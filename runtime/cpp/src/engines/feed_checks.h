@@ -1,4 +1,4 @@
-// Checks of what is bound to a graph against the manifest: names, dtypes, and shapes with symbols.
+// Checks of what is bound to a graph, and of what it gives: names, dtypes, and shapes with symbols.
 #pragma once
 
 #include <cstdint>
@@ -25,6 +25,13 @@ Sizes check_feeds(const std::string& graph, const std::vector<TensorSpec>& input
 // Raises: Error(backend) if one of `wanted` is no output of the graph.
 void check_output_names(const std::string& graph, const std::vector<std::string>& wanted,
                         const std::vector<TensorSpec>& available);
+
+// Checks that an output is float32 and of the shape that the bundle's sizes ask for: the manifest's
+// reader compares such shapes for the steps alone. Symbols that are still free in `bound` are bound
+// to the sizes seen.
+// Raises: Error(bundle_damaged) if it is something else.
+void check_output(const std::string& graph, const std::string& name, const HostTensor& value,
+                  const SymbolicShape& shape, Sizes& bound);
 
 // Whether `shape` fits; symbols that are still free are bound to the sizes seen. A symbol such as
 // "2B" binds B to half of the size and does not fit an odd one.

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "bundle/contract.h"
+#include "engines/feed_checks.h"
 #include "sampling/check_finite.h"
 #include "sampling/native_attention.h"
 
@@ -15,13 +16,12 @@ std::int64_t size_of(const std::vector<PictureRequest>& pictures) {
   return static_cast<std::int64_t>(pictures.size());
 }
 
-// The manifest's reader compares the names of these tensors, and not their shapes.
-HostTensor of_shape(HostTensor tensor, const Shape& shape, const std::string& what) {
-  if (tensor.dtype == Dtype::float32 && tensor.shape == shape) return tensor;
-  throw Error(ErrorCode::bundle_damaged,
-              {.what = what + " has another shape than the bundle's sizes say",
-               .expected = "a float32 tensor that fits the latent",
-               .fix = "export the bundle again"});
+// The output called `name` of what `engine` gave, which has this shape.
+HostTensor checked_output(const Engine& engine, std::map<std::string, HostTensor>& values,
+                          const std::string& name, const Shape& shape) {
+  Sizes no_symbols;
+  check_output(engine.graph(), name, values.at(name), {shape.begin(), shape.end()}, no_symbols);
+  return std::move(values.at(name));
 }
 
 }  // namespace
@@ -156,8 +156,7 @@ HostTensor Generation::reference_latent(const HostTensor* native, std::int64_t b
     const EnginePool::Loan engine = parts_.pool.borrow(target.upsample, sizes);
     auto values = run_from_host(*engine, device(), {{contract::kLatent, native->view()}},
                                 {contract::kReferenceLatent}, sizes);
-    return of_shape(std::move(values.at(contract::kReferenceLatent)), shape,
-                    "the upsampled latent");
+    return checked_output(*engine, values, contract::kReferenceLatent, shape);
   });
 }
 
@@ -188,9 +187,8 @@ HostTensor Generation::decode_piece(Engine& decoder, const HostTensor& piece, co
   auto values = run_from_host(decoder, device(), {{contract::kLatent, piece.view()}},
                               {contract::kImage}, sizes);
   const std::int64_t factor = manifest_.model.vae_scale_factor;
-  return of_shape(std::move(values.at(contract::kImage)),
-                  {1, 3, factor * piece.shape.at(2), factor * piece.shape.at(3)},
-                  "the decoded picture");
+  return checked_output(decoder, values, contract::kImage,
+                        {1, 3, factor * piece.shape.at(2), factor * piece.shape.at(3)});
 }
 
 Feeds Generation::conditions(const std::vector<PictureRequest>& pictures, Size size) const {

@@ -6,8 +6,8 @@
 #include <set>
 #include <utility>
 
-#include "base/error.h"
 #include "bundle/contract.h"
+#include "engines/feed_checks.h"
 
 namespace libfam {
 namespace {
@@ -24,15 +24,6 @@ std::vector<std::string> distinct(const std::vector<std::string>& texts) {
 
 // [1, 77, D] and [1, 77, E] side by side: [1, 77, D + E].
 HostTensor side_by_side(const HostTensor& left, const HostTensor& right) {
-  // The manifest's reader compares the names of these tensors, and not their shapes.
-  const bool fit = left.dtype == right.dtype && left.shape.size() == 3 && right.shape.size() == 3 &&
-                   left.shape[0] == right.shape[0] && left.shape[1] == right.shape[1];
-  if (!fit) {
-    throw Error(ErrorCode::bundle_damaged,
-                {.what = "the embeddings of the text encoders do not pair up",
-                 .expected = "float32 [1, 77, D] of each",
-                 .fix = "export the bundle again"});
-  }
   Shape shape = left.shape;
   shape[2] += right.shape[2];
   HostTensor both = HostTensor::zeros(std::move(shape), left.dtype);
@@ -45,6 +36,19 @@ HostTensor side_by_side(const HostTensor& left, const HostTensor& right) {
     to = std::copy_n(right.bytes.data() + row * right_bytes, right_bytes, to);
   }
   return both;
+}
+
+// Checks what a text encoder gave for one text: [1, 77, D], and if it is there pooled, [1, P].
+void check_embeddings(const TextEncoderInfo& info,
+                      const std::map<std::string, HostTensor>& values) {
+  const std::vector<std::pair<std::string, SymbolicShape>> shapes = {
+      {contract::kPromptEmbeds, {std::int64_t{1}, info.max_length, std::string("D")}},
+      {contract::kPooledPromptEmbeds, {std::int64_t{1}, std::string("P")}}};
+  Sizes widths;
+  for (const auto& [name, shape] : shapes) {
+    const auto value = values.find(name);
+    if (value != values.end()) check_output(info.graph, name, value->second, shape, widths);
+  }
 }
 
 HostTensor ids_tensor(const std::vector<std::int64_t>& ids) {
@@ -86,6 +90,7 @@ void PromptEncoder::encode_text(Engine& engine, Device& device, const Encoder& e
   const HostTensor input = ids_tensor(ids.ids);
   auto values =
       run_from_host(engine, device, {{contract::kInputIds, input.view()}}, wanted, {{"B", 1}});
+  check_embeddings(*encoder.info, values);
   HostTensor& tokens = values.at(contract::kPromptEmbeds);
   const bool first = embedding.tokens.bytes.empty();
   embedding.tokens = first ? std::move(tokens) : side_by_side(embedding.tokens, tokens);
