@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -25,6 +24,7 @@ from fam_bench.full_size_engines import engine_jobs, engine_table, measure_engin
 from fam_bench.full_size_step import StepJob, StepResult, compare_step
 from fam_bench.full_size_tables import export_tables, format_table, step_table
 from fam_bench.full_size_workplace import Workplace, opened_workplace
+from fam_bench.killable import run_killable_cli
 from fam_bench.killed_export import check_bundle, export_with_kills
 from fam_bench.machine import describe_machine
 from fam_bench.random_checkpoint import FORMATS, KINDS, RandomCheckpoint
@@ -32,7 +32,6 @@ from fam_export.engine_building import present_gpu
 from fam_runtime.backends.tensorrt.architecture import choose_gpu
 from fam_runtime.backends.tensorrt.library import import_library
 from fam_runtime.bundle import Bundle
-from fam_runtime.cli.errors import run_cli
 
 LIMITS_BROKEN_STATUS = 1
 
@@ -269,12 +268,8 @@ def say(text: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; a polite kill cleans up as Ctrl-C does, so that no export outlives this."""
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        return run_cli(run, argument_parser(), argv)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    """Entry point."""
+    return run_killable_cli(run, argument_parser(), argv)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import tempfile
 import time
 from collections.abc import Sequence
@@ -23,12 +22,12 @@ from typing import Any
 
 from tqdm import tqdm
 
+from fam_bench.killable import run_killable_cli
 from fam_bench.perf_analyzer import PerfAnalyzer
 from fam_bench.picture_worker import PictureWorker
 from fam_bench.triton_figures import IN_PROCESS, Contestant, Window, figures_of, markdown
 from fam_bench.tritonserver import TritonEnvironment, TritonServer
 from fam_runtime.bundle import Bundle
-from fam_runtime.cli.errors import run_cli
 from fam_runtime.triton.interface import DEFAULT_MODEL_NAME
 from fam_runtime.triton.options import RepositoryOptions
 from fam_runtime.triton.repository import write_repository
@@ -204,12 +203,8 @@ def _even(text: str) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; a polite kill ends the servers and cleans up as Ctrl-C does."""
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        return run_cli(run, argument_parser(), argv)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    """Entry point."""
+    return run_killable_cli(run, argument_parser(), argv)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fam_bench.latency.floor import ceilings, peak_work
-from fam_bench.latency.floor.ceilings import Ceilings, best_rate, highest, measure_ceilings
+from fam_bench.latency.floor.ceilings import Ceilings, best_rate, measure_ceilings
 from fam_bench.latency.floor.floor import (
     FLOOR_KINDS,
     Entry,
@@ -21,7 +21,6 @@ from fam_bench.latency.floor.floor import (
     bundle_entries,
     floor_of,
     floor_rows,
-    fraction_of_floor,
     kind_cost,
     ratio_to_floor,
     step_terms,
@@ -56,7 +55,6 @@ COST = GraphCost(
 def test_the_floor_is_the_longer_of_arithmetic_and_memory() -> None:
     assert floor_of(COST, Ceilings(100.0, 80.0, "")) == Floor(10.0, 10.0, 1.0, "operations")
     assert floor_of(COST, Ceilings(1e4, 4.0, "")) == Floor(20.0, 0.1, 20.0, "bytes")
-    assert fraction_of_floor(40.0, floor_of(COST, Ceilings(100.0, 80.0, ""))) == 0.25
 
 
 def test_rows_and_how_far_a_measured_time_is_from_them() -> None:
@@ -80,11 +78,10 @@ def test_rows_and_how_far_a_measured_time_is_from_them() -> None:
 
 def test_entries_of_a_bundle(tiny: Exported) -> None:
     bundle = Bundle.open(tiny.bundle, verify="size")
-    costs = {(entry.kind, entry.scale): entry.cost for entry in bundle_entries(bundle, [2.0])}
+    costs = {(entry.kind, entry.scale): entry.cost for entry in bundle_entries(bundle, [2.0], 3)}
     assert [kind for kind, _ in costs] == list(FLOOR_KINDS)
     at_native = {kind for kind, scale in costs if scale == 1.0}
     assert at_native == {"text_encoder", "native", "native_plain"}
-    assert costs["target_at_zero", 2.0] == costs["target", 2.0]
     taps = costs["native", 1.0] - costs["native_plain", 1.0]
     heads = bundle.manifest.taps.layers
     assert taps.output_bytes == sum(2 * 2 * 4 * own.token_count * own.channels for own in heads)
@@ -92,10 +89,15 @@ def test_entries_of_a_bundle(tiny: Exported) -> None:
     pixels = bundle.manifest.targets[0].height * bundle.manifest.targets[0].width
     assert costs["vae_decoder", 2.0].output_bytes == 4 * 3 * pixels
     assert all(cost.operations > 0 for cost in costs.values())
+    steps, around = [("native", 1.0), ("target", 2.0)], [("text_encoder", 1.0), ("upsample", 2.0)]
+    parts = [(3, key) for key in steps] + [(1, key) for key in (*around, ("vae_decoder", 2.0))]
+    for count in ("operations", "compulsory_bytes"):
+        whole = sum(times * getattr(costs[key], count) for times, key in parts)  # type: ignore[index]
+        assert getattr(costs["picture", 2.0], count) == whole
     with pytest.raises(TargetNotBuilt):
-        bundle_entries(bundle, [7.0])
-    with pytest.raises(InvalidRequest, match="no floor of this kind .* got 'picture'"):
-        bundle_entries(bundle, [2.0], ["picture"])
+        bundle_entries(bundle, [7.0], 3)
+    with pytest.raises(InvalidRequest, match="no floor of this kind .* got 'direct'"):
+        bundle_entries(bundle, [2.0], 3, ["direct"])  # type: ignore[list-item]
     with pytest.raises(InvalidRequest, match="got 'plain without a target'"):
         kind_cost(bundle, "plain", None)
 
@@ -168,12 +170,6 @@ def test_the_best_rate_of_all_libraries_is_the_ceiling(monkeypatch: pytest.Monke
     assert made == ["a", "b", "c", "e"]
     with pytest.raises(BackendError, match="got 'no: NotImplementedError'"):
         best_rate([[Work("no", 1, refuse)]], told)
-
-
-def test_the_highest_of_several_measurements() -> None:
-    before, after = Ceilings(5.0, 2.0, "before"), Ceilings(4.0, 3.0, "after")
-    assert highest([before, after]) == Ceilings(5.0, 3.0, "operations: before; bytes: after")
-    assert highest([before]) == before
 
 
 @pytest.fixture

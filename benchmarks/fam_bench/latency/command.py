@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from fam_bench.killable import run_killable_cli
 from fam_bench.latency.contestants import LITERAL
 from fam_bench.latency.options import argument_parser, check_arguments, steps_of, threads_of
 from fam_bench.latency.plan import (
@@ -40,7 +40,6 @@ from fam_bench.latency.rounds import Bench, Budget, Line
 from fam_bench.latency.units import Unit, WorkerJob
 from fam_bench.nvml import Gpu, present_gpu
 from fam_runtime.bundle import Bundle
-from fam_runtime.cli.errors import run_cli
 from fam_runtime.errors import InvalidRequest
 
 DEMO = "demo"
@@ -80,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         for lines in measured_so_far(bench, here, planned):
             document = document_of(facts, here, lines, max(bench.others_busy, default=0.0))
             write(output, document)
-        document |= floor_facts(here, scales, threads_of(arguments), say)
+        document |= floor_facts(here, facts["settings"], say)
         write(output, document)
     print(markdown(document))
     for path in finished_plots(document, output):
@@ -206,12 +205,8 @@ def say(text: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; a polite kill ends the contestants and cleans up as Ctrl-C does."""
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        return run_cli(run, argument_parser(), argv)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    """Entry point."""
+    return run_killable_cli(run, argument_parser(), argv)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -29,7 +29,7 @@ from fam_bench.latency.floor.peak_work import (
 )
 from fam_runtime.errors import BackendError
 
-Clock = Callable[[Run], float]
+Timer = Callable[[Run], float]
 """Seconds that one call takes."""
 
 PIECE_SECONDS = 0.2
@@ -84,36 +84,24 @@ def measure_ceilings(
         return _best(products, streams, _stopwatch, setting)
 
 
-def highest(measured: Sequence[Ceilings]) -> Ceilings:
-    """The best of several measurements, such as one before and one after what is compared."""
-    operations = max(measured, key=lambda own: own.operations_per_second)
-    moved = max(measured, key=lambda own: own.bytes_per_second)
-    how = (
-        operations.how
-        if operations is moved
-        else f"operations: {operations.how}; bytes: {moved.how}"
-    )
-    return Ceilings(operations.operations_per_second, moved.bytes_per_second, how)
-
-
 def _best(
     products: Iterable[Iterable[Work]],
     streams: Iterable[Iterable[Work]],
-    clock: Clock,
+    timer: Timer,
     setting: Setting,
 ) -> Ceilings:
-    operations, product = best_rate(products, clock)
-    moved, stream = best_rate(streams, clock)
+    operations, product = best_rate(products, timer)
+    moved, stream = best_rate(streams, timer)
     where = f"{setting.threads} threads" if setting.device == "cpu" else "the GPU"
     return Ceilings(operations, moved, f"{product}; {stream}; {setting.dtype}, {where}")
 
 
-def best_rate(libraries: Iterable[Iterable[Work]], clock: Clock) -> tuple[float, str]:
+def best_rate(libraries: Iterable[Iterable[Work]], timer: Timer) -> tuple[float, str]:
     """The highest amount per second, and whose it is.
 
     Args:
         libraries: the work of each, small pieces first; what a library refuses is left out.
-        clock: times one call.
+        timer: times one call.
 
     Raises:
         BackendError: nothing could be done.
@@ -126,7 +114,7 @@ def best_rate(libraries: Iterable[Iterable[Work]], clock: Clock) -> tuple[float,
             if rate is not None and work.amount > MAX_CALL_SECONDS * rate:
                 continue
             try:
-                rate = work.amount / least_seconds(work.prepare(), clock)
+                rate = work.amount / least_seconds(work.prepare(), timer)
             except Exception as error:  # each library has its own for a type it cannot multiply
                 refused.append(f"{work.title}: {type(error).__name__}")
             else:
@@ -142,13 +130,13 @@ def best_rate(libraries: Iterable[Iterable[Work]], clock: Clock) -> tuple[float,
     return rates[title], title
 
 
-def least_seconds(run: Run, clock: Clock) -> float:
+def least_seconds(run: Run, timer: Timer) -> float:
     """The fastest of several calls, after one that warms up."""
-    clock(run)
+    timer(run)
     end = time.perf_counter() + PIECE_SECONDS
-    seconds = [clock(run) for _ in range(MIN_REPEATS)]
+    seconds = [timer(run) for _ in range(MIN_REPEATS)]
     while time.perf_counter() < end:
-        seconds.append(clock(run))
+        seconds.append(timer(run))
     return min(seconds)
 
 

@@ -1,4 +1,4 @@
-"""The time that a graph needs at least on this machine, and how far from it a contestant is.
+"""The time that a graph or a picture needs at least here, and how far from it a contestant is.
 
 ``floor = max(operations / peak, compulsory bytes / bandwidth)``: the roofline model, with measured
 ceilings. Compulsory bytes are weights, inputs and outputs; activations between nodes need not leave
@@ -28,16 +28,14 @@ FloorKind = Literal[
     "native_plain",
     "upsample",
     "target",
-    "target_at_zero",
     "without_am",
     "plain",
     "vae_decoder",
+    "picture",
 ]
-"""What is one graph: the steps that are timed, and what a picture needs besides them."""
+"""A graph (steps that are timed, and what a picture needs besides them), or all of a picture's."""
 FLOOR_KINDS: tuple[FloorKind, ...] = get_args(FloorKind)
 AT_NATIVE_SIZE: tuple[FloorKind, ...] = ("text_encoder", "native", "native_plain")
-WHOLE: tuple[FloorKind, ...] = ("target", "target_at_zero")
-"""Kinds of which the target's own graph is run."""
 
 
 @dataclass(frozen=True)
@@ -79,19 +77,15 @@ def floor_of(cost: GraphCost, ceilings: Ceilings) -> Floor:
     return Floor(max(operations, moved), operations, moved, bound)
 
 
-def fraction_of_floor(seconds: float, floor: Floor) -> float:
-    """``floor / seconds``: 1 is as fast as the machine allows, 0.25 takes four times as long."""
-    return floor.seconds / seconds
-
-
 def bundle_entries(
-    bundle: Bundle, scales: Sequence[float], kinds: Iterable[FloorKind] = FLOOR_KINDS
+    bundle: Bundle, scales: Sequence[float], steps: int, kinds: Iterable[FloorKind] = FLOOR_KINDS
 ) -> list[Entry]:
     """What runs of a bundle cost, for one picture.
 
     Args:
         bundle: its weights are not read.
         scales: of the targets.
+        steps: of each stage of a picture.
         kinds: which; what is at the native size is there once, at scale 1.
 
     Raises:
@@ -104,8 +98,23 @@ def bundle_entries(
     for kind in kinds:
         for scale in (1.0,) if kind in AT_NATIVE_SIZE else scales:
             target = None if kind in AT_NATIVE_SIZE else bundle.manifest.target_for_scale(scale)
-            entries.append(Entry(kind, scale, kind_cost(bundle, kind, target)))
+            if kind == "picture" and target is not None:
+                cost = picture_cost(bundle, target, steps)
+            else:
+                cost = kind_cost(bundle, kind, target)
+            entries.append(Entry(kind, scale, cost))
     return entries
+
+
+def picture_cost(bundle: Bundle, target: Target, steps: int) -> GraphCost:
+    """What a picture of both stages costs, if native attention is kept.
+
+    Weights are read anew in every step.
+    """
+    once: tuple[FloorKind, ...] = ("text_encoder", "upsample", "vae_decoder")
+    stages = [kind_cost(bundle, kind, target) for kind in ("native", "target")]
+    first, *others = (kind_cost(bundle, kind, target) for kind in once)
+    return sum([*others, *(steps * stages)], first)
 
 
 def kind_cost(bundle: Bundle, kind: FloorKind, target: Target | None) -> GraphCost:
@@ -131,7 +140,7 @@ def kind_cost(bundle: Bundle, kind: FloorKind, target: Target | None) -> GraphCo
         return graph_cost(bundle, manifest.vae.decoder, {"B": 1, "h": height, "w": width})
     if target is not None and kind == "upsample":
         return graph_cost(bundle, target.upsample, {"B": 1})
-    if target is not None and kind in WHOLE:
+    if target is not None and kind == "target":
         return graph_cost(bundle, target.step, {"B": 1})
     if target is not None and (kind == "without_am" or kind == "plain"):
         return _ablated_cost(bundle, target.step, kind)

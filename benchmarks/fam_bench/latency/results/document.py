@@ -11,7 +11,7 @@ from typing import Any
 
 from fam_bench.latency.feeds import PROMPT, SEED
 from fam_bench.latency.floor.ceilings import measure_ceilings
-from fam_bench.latency.floor.floor import bundle_entries, floor_rows
+from fam_bench.latency.floor.floor import FloorKind, bundle_entries, floor_rows
 from fam_bench.latency.libraries.backends import uses_tf32
 from fam_bench.latency.plan import Circumstances, target_at
 from fam_bench.latency.results.figures import figures_of
@@ -27,6 +27,7 @@ from fam_runtime._version import __version__
 from fam_runtime.bundle import write_atomically
 
 RESULTS, REPORT = "results.json", "report.md"
+REPORTED_FLOORS: tuple[FloorKind, ...] = ("native", "target", "plain", "picture")
 
 
 def facts_of(
@@ -95,19 +96,24 @@ def document_of(
 
 
 def floor_facts(
-    here: Circumstances, scales: Sequence[float], threads: int | None, say: Callable[[str], None]
+    here: Circumstances, settings: Mapping[str, Any], say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """What the machine can do at most, and what the steps need at least; empty if it is not known.
+    """What the machine can do at most, and what steps and pictures need at least.
 
-    It is measured when all contestants have ended.
+    It is measured when all contestants have ended; empty where it cannot be.
+
+    Args:
+        here: the bundle, and where it is measured.
+        settings: as in :func:`facts_of`.
+        say: tells what goes on.
     """
     say("measuring what the machine can do at most")
     manifest = here.bundle.manifest
     dtype, tf32 = manifest.model.dtype, uses_tf32(manifest)
-    targets = [scale for scale in scales if target_at(here.bundle, scale) is not None]
+    targets = [scale for scale in settings["scales"] if target_at(here.bundle, scale) is not None]
     try:
-        ceilings = measure_ceilings(here.device, dtype, threads, tf32=tf32)
-        entries = bundle_entries(here.bundle, targets, ("native", "target", "plain"))
+        ceilings = measure_ceilings(here.device, dtype, settings["threads"], tf32=tf32)
+        entries = bundle_entries(here.bundle, targets, settings["steps"], REPORTED_FLOORS)
     except Exception as error:  # whatever a library raises, what was measured stays
         say(f"no floor: {type(error).__name__}: {' '.join(str(error).split())}")
         return {}

@@ -217,7 +217,7 @@ def _slopes(slopes: Sequence[Mapping[str, Any]]) -> list[str]:
 def _floor(document: Mapping[str, Any]) -> list[str]:
     rows, figures = document["floor"], document["figures"]
     names = [name for name in BY_NAME if any(row["contestant"] == name for row in figures)]
-    head = ["step", "scale", "Gop", "weights, MB", "floor, ms", "bound by"]
+    head = ["what", "scale", "Gop", "weights read, MB", "floor, ms", "bound by"]
     table = [[*head, *(f"{BY_NAME[name].title}, time / floor" for name in names)]]
     for row in rows:
         same = {f["contestant"]: ratio_to_floor(f, [row]) for f in figures if _is_of(f, row)}

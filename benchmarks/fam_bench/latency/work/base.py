@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from numpy.typing import NDArray
@@ -32,13 +34,33 @@ class Work(ABC):
         self.stages: dict[str, float] = {}
         self.device_seconds: float | None = None
 
-    @abstractmethod
     def run(self, repeats: int) -> None:
         """Do it so many times in a row, until the last result is on the host; note the time."""
+        self.seconds = []
+        for _ in range(repeats):
+            begun = time.perf_counter()
+            self.once()
+            self.seconds.append(time.perf_counter() - begun)
+
+    def once(self) -> None:
+        """What is timed; the result ends on the host."""
+        self.results()
 
     @abstractmethod
     def results(self) -> Arrays:
         """Do it once, and give what is compared."""
+
+    @contextmanager
+    def timed_stage(self, name: str) -> Iterator[None]:
+        """Note in :attr:`stages` how long the block takes until :meth:`wait` is over."""
+        begun = time.perf_counter()
+        yield
+        self.wait()
+        self.stages[name] = time.perf_counter() - begun
+
+    def wait(self) -> None:
+        """Until a device has done what it was told; there is none."""
+        return
 
     def peak_host_bytes(self) -> int:
         """Peak memory of the process that computes: this one."""

@@ -5,9 +5,6 @@ It is the method as the paper writes it, and what the others' results are compar
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,14 +62,6 @@ class LiteralStep(Work):
             for name, array in inputs.items()
         }
 
-    def run(self, repeats: int) -> None:
-        """Steps one after the other."""
-        self.seconds = []
-        for _ in range(repeats):
-            begun = time.perf_counter()
-            self.results()
-            self.seconds.append(time.perf_counter() - begun)
-
     @torch.inference_mode()
     def results(self) -> Arrays:
         """The next latent and the prediction, float32."""
@@ -118,29 +107,21 @@ class LiteralPicture(Work):
         target = manifest.target_for_scale(job.scale)
         self._request = request_of(manifest, target, manifest.defaults.scheduler, job.steps)
 
-    def run(self, repeats: int) -> None:
-        """Pictures, as pixels, from the prompt on."""
-        self.seconds = []
-        for _ in range(repeats):
-            begun = time.perf_counter()
-            self.results()
-            self.seconds.append(time.perf_counter() - begun)
-
     @torch.inference_mode()
     def results(self) -> Arrays:
         """The latent, float32, and the picture, uint8 ``[height, width, 3]``."""
         components, request, result = self._components, self._request, ReferenceResult()
         self.stages = {}
         noise = self._noise()
-        with self._timed("text"):
+        with self.timed_stage("text"):
             conditions = stage_conditions(components, request, request.native_latent)
-        with self._timed("native"):
+        with self.timed_stage("native"):
             sample_native(components, request, noise, conditions, result)
-        with self._timed("upsample"):
+        with self.timed_stage("upsample"):
             result.reference_latent = upsample(components, request, result.native_latent)
-        with self._timed("target"):
+        with self.timed_stage("target"):
             sample_target(components, request, noise, conditions, result)
-        with self._timed("decode"):
+        with self.timed_stage("decode"):
             image = components.decode(result.target_latent).cpu().numpy()
             rgb = rgb_from_image(image)[0]
         return {"latent": result.target_latent.cpu().numpy(), "rgb": rgb}
@@ -166,13 +147,10 @@ class LiteralPicture(Work):
         initial, native_steps = draw(native), draw_steps(native)
         return ReferenceNoise(initial, draw(target), native_steps, draw_steps(target))
 
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        begun = time.perf_counter()
-        yield
+    def wait(self) -> None:
+        """For a GPU."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        self.stages[stage] = time.perf_counter() - begun
 
 
 def opened_components(job: WorkerJob) -> ReferenceComponents:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -28,9 +26,6 @@ from fam_runtime.sampler import PictureNoise, Sampling, native_program, run_stag
 from fam_runtime.schedulers import NoiseSchedule, make_plan
 from fam_runtime.stage_program import Unwatched
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 
 class Picture(Work):
     """Both stages, as users get them."""
@@ -41,14 +36,9 @@ class Picture(Work):
         self._pipeline = FamPipeline(bundle, open_contestant(job, self.clock))
         self._job = job
 
-    def run(self, repeats: int) -> None:
-        """Pictures as PIL makes them of pixels, from the prompt on."""
-        self.seconds = []
-        for _ in range(repeats):
-            begun = time.perf_counter()
-            output = self._make()
-            self.seconds.append(time.perf_counter() - begun)
-        self.stages = dict(output.report["seconds"])
+    def once(self) -> None:
+        """A picture as PIL makes it of pixels, from the prompt on."""
+        self.stages = dict(self._make().report["seconds"])
 
     def results(self) -> Arrays:
         """The latent, float32, and the picture, uint8 ``[height, width, 3]``."""
@@ -90,23 +80,15 @@ class DirectPicture(Work):
         self._plan = make_plan(self._request.scheduler, schedule, job.steps)
         self._encoder = PromptEncoder(self._pool, self._bundle)
 
-    def run(self, repeats: int) -> None:
-        """Pictures, as pixels, from the prompt on."""
-        self.seconds = []
-        for _ in range(repeats):
-            begun = time.perf_counter()
-            self.results()
-            self.seconds.append(time.perf_counter() - begun)
-
     def results(self) -> Arrays:
         """The latent and the picture, as for :class:`Picture`."""
         self.stages = {}
         manifest, request = self._bundle.manifest, self._request
-        with self._timed("text"):
+        with self.timed_stage("text"):
             embeddings = self._encoder.encode(texts_to_encode(manifest, request.pictures))
-        with self._timed("target"):
+        with self.timed_stage("target"):
             latent = self._denoise(embeddings)
-        with self._timed("decode"):
+        with self.timed_stage("decode"):
             rgb = rgb_from_image(decode_latent(self._pool, self._request, latent))[0]
         return {"latent": latent, "rgb": rgb}
 
@@ -131,9 +113,3 @@ class DirectPicture(Work):
         )
         result = run_stage(self._backend, replace(program, keep_trajectory=False))
         return np.array(self._backend.download(result.final))
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        begun = time.perf_counter()
-        yield
-        self.stages[stage] = time.perf_counter() - begun

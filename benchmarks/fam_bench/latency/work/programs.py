@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -42,14 +41,9 @@ class ProgramPicture(Work):
             self._folder.cleanup()
             raise
 
-    def run(self, repeats: int) -> None:
-        """Pictures as PNGs, from the prompt on."""
-        self.seconds = []
-        for _ in range(repeats):
-            begun = time.perf_counter()
-            picture = self._maker.picture()
-            self.seconds.append(time.perf_counter() - begun)
-        self.stages = dict(picture.stage_seconds)
+    def once(self) -> None:
+        """A picture as a PNG, from the prompt on."""
+        self.stages = dict(self._maker.picture().stage_seconds)
 
     def results(self) -> Arrays:
         """The picture, uint8 ``[height, width, 3]``."""
