@@ -1,7 +1,8 @@
-"""Tiny random checkpoints and their bundles, exported once for all tests that read them."""
+"""Bundles, exported once for all tests that read them: the demo's, and of tiny checkpoints."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,11 @@ import pytest
 import torch
 
 from fam_export.checkpoint import open_checkpoint
+from fam_export.cli import main as fam_export
 from fam_export.exporter import export
 from fam_export.options import ExportOptions
 from tests.checkpoints import KINDS, Kind, make_checkpoint
+from tests.made_once import made_once
 
 SCALES = ("2", "3", "2x4")
 
@@ -35,19 +38,28 @@ ExportTiny = Callable[[Kind, tuple[str, ...], ExportOptions], Exported]
 @pytest.fixture(scope="session")
 def export_tiny(tmp_path_factory: pytest.TempPathFactory) -> ExportTiny:
     """Makes and exports a tiny checkpoint; the same arguments give the same bundle."""
-    made: dict[object, Exported] = {}
 
     def make(kind: Kind, scales: tuple[str, ...], options: ExportOptions) -> Exported:
-        key = (kind, scales, options)
-        if key not in made:
-            root = tmp_path_factory.mktemp(kind)
+        def fill(root: Path) -> None:
             checkpoint, bundle = root / "tiny", root / "bundle"
             make_checkpoint(kind, checkpoint, seed=0)
             export(open_checkpoint(checkpoint), bundle, scales=scales, options=options)
-            made[key] = Exported(kind, checkpoint, bundle)
-        return made[key]
+
+        chosen = hashlib.sha256(repr(options).encode()).hexdigest()[:8]
+        root = made_once(tmp_path_factory, "-".join((kind, *scales, chosen)), fill)
+        return Exported(kind, root / "tiny", root / "bundle")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo checkpoint's bundle, with a target at 2x."""
+
+    def fill(root: Path) -> None:
+        assert fam_export(["--scale", "2", "--output", str(root / "demo"), "--quiet"]) == 0
+
+    return made_once(tmp_path_factory, "demo-2", fill) / "demo"
 
 
 @pytest.fixture(scope="session", params=KINDS)

@@ -10,7 +10,6 @@ import pytest
 from fam_bench.latency.command import main
 from fam_bench.latency.contestants import BY_NAME, EAGER, LITERAL, ONNXRUNTIME_CPU
 from fam_bench.latency.results.protocol import PAPER_MINUTES, protocol_rows
-from fam_export.cli import main as fam_export
 from tests.runtime.fake_bundle import write_bundle
 
 KINDS = {
@@ -126,13 +125,12 @@ def test_the_overhead_is_that_of_the_paper_where_the_times_are() -> None:
 
 @pytest.mark.slow
 def test_the_papers_protocol_on_the_demo(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    demo_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bundle, output = str(tmp_path / "demo"), tmp_path / "output"
-    assert fam_export(["--scale", "2", "--output", bundle, "--quiet"]) == 0
+    output = tmp_path / "output"
     names = [LITERAL, EAGER, ONNXRUNTIME_CPU]
-    command = [bundle, "--only", "pictures", "--contestants", ",".join(names), "--rounds", "2"]
-    command += ["--paper-protocol", "--steps", "2", "--output", str(output)]
+    command = [str(demo_bundle), "--output", str(output), "--contestants", ",".join(names)]
+    command += ["--only", "pictures", "--paper-protocol", "--steps", "2", "--rounds", "2"]
     assert main(command) == 0
     document = json.loads((output / "results.json").read_text())
     assert document["not_run"] == []

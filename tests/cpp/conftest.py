@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from fam_export.cli import main as fam_export
 from tests.cpp.library import Library
 from tests.cpp.probe import Probe
 
@@ -56,11 +55,3 @@ def library_path() -> Path:
 def library(library_path: Path) -> Library:
     """The C ABI."""
     return Library(library_path)
-
-
-@pytest.fixture(scope="session")
-def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo checkpoint's bundle at 2x."""
-    output = tmp_path_factory.mktemp("demo") / "bundle"
-    assert fam_export(["--scale", "2", "--output", str(output), "--quiet"]) == 0
-    return output
