@@ -45,6 +45,12 @@ def test_a_machine_without_a_gpu_measures_what_it_can_and_says_why_not_the_rest(
     stages = rows[ONNXRUNTIME_CPU, "picture", 2.0]["stage_seconds"]
     assert set(stages) >= {"text", "native", "upsample", "target", "decode"}
     assert {part["part"] for part in document["parts"]} == {"FM", "AM", "FM + AM", "taps"}
+    floors = {(row["kind"], row["scale"]): row["floor_seconds"] for row in document["floor"]}
+    assert set(floors) == {
+        (k, s) for k, s in KINDS if k in ("native", "target", "plain", "picture")
+    }
+    for (kind, scale), least in floors.items():
+        assert least < rows[ONNXRUNTIME_CPU, kind, scale]["min_seconds"]
     (overhead,) = document["protocol"]
     assert (overhead["scale"], overhead["paper_fam_minutes"]) == (2.0, 1.0)
     reasons = {

@@ -15,6 +15,7 @@ from fam_runtime.prompt import (
     PromptTokenizer,
     PromptTruncated,
     TextEmbedding,
+    check_embeddings,
     check_prompt,
     warn_truncated,
 )
@@ -146,6 +147,18 @@ def test_a_long_cut_is_shown_in_part():
     text = str(caught[0].message)
     assert len(text) < 400
     assert "5000 of 6000 characters" in text
+
+
+def test_texts_have_embeddings_of_one_width():
+    widths = {}
+    values = {"prompt_embeds": np.zeros((1, 77, 6), np.float32)}
+    check_embeddings(Info(10), values, widths)
+    check_embeddings(Info(10), values, widths)
+    values["prompt_embeds"] = np.zeros((1, 77, 5), np.float32)
+    with pytest.raises(
+        BundleDamaged, match=r"prompt_embeds does not fit .* 'float32 \(1, 77, 5\)'"
+    ):
+        check_embeddings(Info(10), values, widths)
 
 
 def test_no_negative_prompt_is_zeros_of_the_same_shape():
