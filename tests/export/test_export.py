@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -13,8 +14,10 @@ import pytest
 
 from fam_export.checkpoint import open_checkpoint
 from fam_export.cli import main
-from fam_export.exporter import export
+from fam_export.exporter import ExportResult, export
 from fam_export.options import ExportOptions
+from fam_export.preflight import Preflight
+from fam_export.progress import NoProgress
 from fam_runtime.bundle import Bundle
 from fam_runtime.errors import ExportError, InvalidRequest, ParityError, StorageError
 from tests.checkpoints import make_checkpoint
@@ -44,12 +47,37 @@ def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_bundle, tmp_path / "tiny"))
 
 
-def test_same_checkpoint_gives_the_same_bytes(
-    tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path
-) -> None:
-    again = tmp_path / "elsewhere" / "tiny"
-    export(open_checkpoint(tiny_checkpoint), again, scales=["2"])
-    assert contents(again) == contents(tiny_bundle)
+class EstimateRecorder(NoProgress):
+    """Remembers which stages were announced."""
+
+    def plan(self, preflight: Preflight) -> None:
+        self.estimated = set(preflight.estimate.seconds)
+
+
+@dataclass(frozen=True)
+class Again:
+    """A second export of the tiny checkpoint, elsewhere."""
+
+    bundle: Path
+    result: ExportResult
+    estimated: set[str]
+
+
+@pytest.fixture(scope="module")
+def again(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Again:
+    bundle, progress = tmp_path_factory.mktemp("elsewhere") / "tiny", EstimateRecorder()
+    checkpoint = open_checkpoint(tiny_checkpoint)
+    result = export(checkpoint, bundle, scales=["2"], progress=progress)
+    return Again(bundle, result, progress.estimated)
+
+
+def test_same_checkpoint_gives_the_same_bytes(again: Again, tiny_bundle: Path) -> None:
+    assert contents(again.bundle) == contents(tiny_bundle)
+
+
+def test_every_stage_has_an_estimate(again: Again) -> None:
+    assert again.estimated == {stage.name for stage in again.result.stages}
+    assert all(stage.seconds > 0 and not stage.resumed for stage in again.result.stages)
 
 
 def test_graphs_hold_no_paths_and_no_metadata(tiny_bundle: Path) -> None:

@@ -19,7 +19,7 @@ from fam_export.graph_factory import GraphFactory
 from fam_export.onnx_model import traced_graph
 from fam_export.options import ExportOptions
 from fam_export.preflight import Preflight, preflight
-from fam_export.progress import NoProgress, TimeLeft
+from fam_export.progress import TimeLeft
 from fam_runtime.bundle import Bundle, Defaults, PixelSize, Target
 from fam_runtime.errors import ExportError, FamError, StorageError
 from tests.checkpoints import make_checkpoint, write_json
@@ -112,18 +112,6 @@ def test_estimate_of_an_added_target_has_no_weights(tiny_checkpoint: Path) -> No
     assert set(added.seconds) == {"kernels-256x256", "upsample-256x256", "target-256x256"}
     assert set(added.seconds) < set(whole.seconds)
     assert added.disk_bytes < whole.disk_bytes
-
-
-def test_every_stage_has_an_estimate(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    class Recorder(NoProgress):
-        def plan(self, preflight: Preflight) -> None:
-            self.estimated = set(preflight.estimate.seconds)
-
-    progress = Recorder()
-    checkpoint = open_checkpoint(tiny_checkpoint)
-    result = export(checkpoint, tmp_path / "b", scales=["2"], progress=progress)
-    assert progress.estimated == {stage.name for stage in result.stages}
-    assert all(stage.seconds > 0 and not stage.resumed for stage in result.stages)
 
 
 def test_time_left_follows_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
