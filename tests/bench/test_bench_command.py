@@ -9,6 +9,7 @@ import pytest
 
 from fam_bench.latency.command import main
 from fam_bench.latency.contestants import BY_NAME, EAGER, LITERAL, ONNXRUNTIME_CPU
+from fam_bench.latency.plan import batches, kinds_asked_for
 from fam_bench.latency.results.protocol import PAPER_MINUTES, protocol_rows
 from tests.runtime.fake_bundle import write_bundle
 
@@ -105,6 +106,27 @@ def test_mistakes_are_said_in_a_line(
     assert main(command) not in (0, 1)
     error = capsys.readouterr().err
     assert expected in error and "Traceback" not in error and error.count("\n") == 1
+
+
+def test_what_is_asked_for_is_measured_in_the_order_of_loading() -> None:
+    def kinds(*only: str, direct: bool = False) -> list[list[str]]:
+        asked = kinds_asked_for(only or None, direct=direct)
+        found = batches([ONNXRUNTIME_CPU], [2.0, 3.0], asked)
+        return [[f"{unit.kind} {unit.scale:g}" for unit in batch] for batch in found]
+
+    target = ["target", "plain", "without_am", "target_at_zero"]
+    steps = [
+        ["native 1", "native_plain 1", *(f"{kind} 2" for kind in target)],
+        [f"{kind} 3" for kind in target],
+    ]
+    pictures = [["picture 2"], ["picture 3"]]
+    assert kinds() == steps + pictures
+    assert kinds("steps") == kinds("steps", direct=True) == steps
+    assert kinds("pictures") == pictures
+    both = [["picture 2", "direct 2"], ["picture 3", "direct 3"]]
+    assert kinds("pictures", direct=True) == kinds("direct", "picture") == both
+    assert kinds("plain", "target") == [["target 2", "plain 2"], ["target 3", "plain 3"]]
+    assert kinds("native", "pictures") == [["native 1"], *pictures]
 
 
 def test_the_overhead_is_that_of_the_paper_where_the_times_are() -> None:

@@ -17,10 +17,10 @@ from fam_bench.killable import run_killable_cli
 from fam_bench.latency.contestants import LITERAL
 from fam_bench.latency.options import argument_parser, check_arguments, steps_of, threads_of
 from fam_bench.latency.plan import (
-    GROUPS,
     Circumstances,
     batches,
     contestants_from_text,
+    kinds_asked_for,
     make_ablated_graphs,
     obstacle,
     uniform_scales,
@@ -96,12 +96,12 @@ def planned_units(
     Raises:
         InvalidRequest: that is nothing.
     """
-    groups = arguments.only or GROUPS
-    planned = batches(contestants, scales, groups, direct=arguments.paper_protocol)
+    kinds = kinds_asked_for(arguments.only, direct=arguments.paper_protocol)
+    planned = batches(contestants, scales, kinds)
     if not planned:
         raise InvalidRequest(
             "there is nothing to measure",
-            got=f"{', '.join(groups)} of {', '.join(contestants)} at scales {list(scales)}",
+            got=f"{', '.join(sorted(kinds))} of {', '.join(contestants)} at scales {list(scales)}",
             expected="a contestant that does one of these, and a target",
             fix="leave --only and --contestants out; for other targets give --scale",
         )

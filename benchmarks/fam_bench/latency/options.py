@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from fam_bench.latency.contestants import BY_NAME
+from fam_bench.latency.contestants import BY_NAME, EVERY_KIND
 from fam_bench.latency.plan import GROUPS
 from fam_bench.latency.results.compare import DEFAULT_TOLERANCE
 from fam_bench.latency.results.document import REPORT, RESULTS
@@ -89,9 +89,11 @@ def _add_what(group: Any) -> None:
     )
     group.add_argument(
         "--only",
-        choices=GROUPS,
+        choices=(*GROUPS, *EVERY_KIND),
         action="append",
-        help="single steps of the stages, or whole pictures (default: both)",
+        metavar="WHAT",
+        help=f"{' or '.join(GROUPS)} (default: both), or some of them, where all are too large to "
+        f"lie side by side: {', '.join(EVERY_KIND)}; can be given repeatedly",
     )
     group.add_argument("--model", help="checkpoint of BUNDLE, for PyTorch (the demo's is known)")
     group.add_argument(

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from fam_bench.latency.ablated_graphs import WEIGHTS_LEFT_OUT, write_ablated_graphs
 from fam_bench.latency.contestants import (
     BY_NAME,
     NATIVE_STEPS,
     PICTURE_KINDS,
-    TARGET_STEPS,
+    STEP_KINDS,
     Device,
     Kind,
 )
@@ -24,8 +23,8 @@ from fam_runtime.errors import FamError, InvalidRequest, TargetNotBuilt
 LARGE_STEP_BYTES = 10**9
 """From so many weights on a step on the CPU takes minutes."""
 
-Group = Literal["steps", "pictures"]
-GROUPS: tuple[Group, ...] = ("steps", "pictures")
+GROUPS: dict[str, tuple[Kind, ...]] = {"steps": STEP_KINDS, "pictures": PICTURE_KINDS}
+"""Kinds that are timed side by side, by the name that asks for all of them."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +81,22 @@ def target_at(bundle: Bundle, scale: float) -> Target | None:
         return None
 
 
+def kinds_asked_for(names: Sequence[str] | None, *, direct: bool = False) -> frozenset[Kind]:
+    """Kinds to measure.
+
+    Args:
+        names: of groups and of single kinds; None: all groups.
+        direct: pictures by direct inference come with their group, not by their own name only.
+    """
+    asked = set(names or GROUPS)
+    found = {kind for group, kinds in GROUPS.items() for kind in kinds if asked & {group, kind}}
+    if not direct and "direct" not in asked:
+        found.discard("direct")
+    return frozenset(found)
+
+
 def batches(
-    contestants: Sequence[str],
-    scales: Sequence[float],
-    groups: Sequence[Group] = GROUPS,
-    *,
-    direct: bool = False,
+    contestants: Sequence[str], scales: Sequence[float], kinds: Set[Kind]
 ) -> list[list[Unit]]:
     """Units that are timed in turn: the steps of each scale, the native one with the first of
     them, and then pictures.
@@ -95,25 +104,16 @@ def batches(
     Args:
         contestants: names.
         scales: of targets.
-        groups: which of these.
-        direct: pictures by direct inference too.
+        kinds: which of these.
     """
     found = []
-    for group in GROUPS:
-        if group not in groups:
-            continue
+    for group in GROUPS.values():
         for index, scale in enumerate(scales):
-            kinds = _kinds(group, first=index == 0, direct=direct)
-            batch = [unit for name in contestants for unit in _units(name, kinds, scale)]
+            own = [k for k in group if k in kinds and (index == 0 or k not in NATIVE_STEPS)]
+            batch = [unit for name in contestants for unit in _units(name, own, scale)]
             if batch:
                 found.append(batch)
     return found
-
-
-def _kinds(group: Group, *, first: bool, direct: bool) -> tuple[Kind, ...]:
-    if group == "steps":
-        return (*(NATIVE_STEPS if first else ()), *TARGET_STEPS)
-    return PICTURE_KINDS if direct else ("picture",)
 
 
 def _units(name: str, kinds: Sequence[Kind], scale: float) -> Iterator[Unit]:
