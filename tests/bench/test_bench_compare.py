@@ -103,7 +103,7 @@ def test_a_slowdown_of_a_fifth_is_found_in_rounds_that_scatter() -> None:
     before, after = results(noise=0.05), results(noise=0.05, seed=1)
     assert changed(compare(before, after)) == []
     slower = slowed(after, 1.25, "cpp", "target", 2.0)
-    assert changed(compare(before, slower)) == [("C++ runtime", "target", 2.0, "time", "worse")]
+    assert changed(compare(before, slower)) == [("libfam (C++)", "target", 2.0, "time", "worse")]
 
 
 def test_one_picture_with_few_rounds_is_said() -> None:
@@ -148,7 +148,7 @@ def test_memory(name: str, quantity: str, before: float, after: float, verdict: 
     documents = results(), results()
     for document, size in zip(documents, (before, after), strict=True):
         row_of(document, "cpp", "target", 2.0)[name] = int(size)
-    expected = [("C++ runtime", "target", 2.0, quantity, verdict)] if verdict != "same" else []
+    expected = [("libfam (C++)", "target", 2.0, quantity, verdict)] if verdict != "same" else []
     assert changed(compare(*documents)) == expected
 
 
@@ -169,7 +169,7 @@ def test_exactness(before: float, after: float, verdict: str) -> None:
     documents = results(), results()
     for document, psnr in zip(documents, (before, after), strict=True):
         row_of(document, "cpp", "target", 2.0)["fidelity"]["psnr_db"] = psnr
-    expected = [("C++ runtime", "target", 2.0, "PSNR", verdict)] if verdict != "same" else []
+    expected = [("libfam (C++)", "target", 2.0, "PSNR", verdict)] if verdict != "same" else []
     assert changed(compare(*documents)) == expected
 
 
@@ -200,8 +200,8 @@ def test_rows_of_one_file_are_listed_with_the_reason() -> None:
     back = compare(fewer, everybody)
     assert not back.regressed
     reasons = {(row.title, row.kind, row.scale): row.reason for row in back.appeared}
-    assert reasons["OpenVINO", "target", 2.0] == "a | b\ncrash"
-    assert reasons["OpenVINO", "plain", 2.0] == ""
+    assert reasons["OpenVINO, CPU", "target", 2.0] == "a | b\ncrash"
+    assert reasons["OpenVINO, CPU", "plain", 2.0] == ""
 
 
 def test_files_with_nothing_in_common_are_refused() -> None:
@@ -212,7 +212,7 @@ def test_files_with_nothing_in_common_are_refused() -> None:
 def test_what_else_differs_is_said_and_comparing_goes_on() -> None:
     before, after = results(), results()
     after["machine"] |= {"cpu": "Xeon", "memory_bytes": 2 * 10**10, "packages": {"torch": "3.0"}}
-    after["bundle"] |= {"hash": "3f" * 6 + "aa" * 26, "dtype": "float16"}
+    after["bundle"] |= {"hash": "3f" * 6 + "aa" * 26, "dtype": "fp16"}
     after["settings"] |= {"steps": 25, "threads": 1}
     after["gpu"] = {"name": "H200", "memory_bytes": 10**11}
     after["device"] = "cuda"
@@ -223,7 +223,7 @@ def test_what_else_differs_is_said_and_comparing_goes_on() -> None:
     assert "GPU: name – → H200; memory – → 100.00 GB" in notes
     assert "libraries: numpy 2.4.6 → –; torch 2.13.0+cpu → 3.0; onnxruntime 1.31.1 → –" in notes
     # Hashes that begin alike are other bundles.
-    assert f"bundle: hash {'3f' * 6} → {'3f' * 6}; dtype float32 → float16" in notes
+    assert f"bundle: hash {'3f' * 6} → {'3f' * 6}; dtype fp32 → fp16" in notes
     assert "settings: steps 12 → 25; threads 2 → 1" in notes
     assert "seed" not in notes and "family" not in notes
 
@@ -238,7 +238,7 @@ def test_the_table_shows_worse_figures_first() -> None:
     assert verdicts == ["", "-" * 12, "slower", "less exact", "faster"]
     assert len({len(line) for line in lines}) == 1
     assert "45 unchanged; 2 figures worse, 1 better" in markdown(comparison)
-    assert "| OpenVINO " in lines[2] and " target 2x " in lines[2] and " 1.20" in lines[2]
+    assert "| OpenVINO, CPU " in lines[2] and " target 2x " in lines[2] and " 1.20" in lines[2]
     assert "-55.0 dB" in lines[3]
     every = [line for line in markdown(comparison, all_rows=True).splitlines() if "|" in line]
     assert len(every) == 2 + len(comparison.changes)
@@ -344,7 +344,7 @@ def test_a_change_keeps_what_it_rests_on() -> None:
     change: Change = next(
         c
         for c in compare(before, after).changes
-        if (c.title, c.kind, c.scale, c.quantity) == ("C++ runtime", "target", 2.0, "time")
+        if (c.title, c.kind, c.scale, c.quantity) == ("libfam (C++)", "target", 2.0, "time")
     )
     assert (change.before, change.after) == (first["median_seconds"], second["median_seconds"])
     assert change.change == pytest.approx(change.after / change.before)
