@@ -8,13 +8,16 @@ import socket
 import subprocess
 import sys
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from fam_bench.tritonserver import (
     LOCALHOST,
     ROOT,
+    Ports,
     Process,
     TritonEnvironment,
     TritonServer,
@@ -99,6 +102,30 @@ def test_a_ready_server_serves_and_counts(server: TritonServer) -> None:
     assert server.statistics(MODEL)["inference_stats"]["success"]["count"] == before + 1
     with pytest.raises(LookupError, match="no sample nv_inference_request_success with"):
         served(server, "triple")
+
+
+def test_a_server_is_ready_when_the_last_of_its_ports_answers(tmp_path: Path) -> None:
+    class SaysThatItIsReady(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(f'{{"name":"{early.id}"}}'.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    nowhere = TritonEnvironment(tmp_path, tmp_path, tmp_path, (), None)
+    early = TritonServer(nowhere, tmp_path, tmp_path)
+    with ThreadingHTTPServer((LOCALHOST, 0), SaysThatItIsReady) as http:
+        Thread(target=http.serve_forever, daemon=True).start()
+        with socket.create_server((LOCALHOST, 0)) as grpc, socket.socket() as metrics:
+            metrics.bind((LOCALHOST, 0))  # taken, and refuses who connects
+            ports = (own.getsockname()[1] for own in (http.socket, grpc, metrics))
+            early.ports = Ports(*ports)
+            assert not early._is_ready()
+            metrics.listen()
+            assert early._is_ready()
+        http.shutdown()
 
 
 def test_every_port_is_bound_to_one_address(server: TritonServer) -> None:

@@ -7,6 +7,7 @@ import http.client
 import re
 import secrets
 import signal
+import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,8 @@ KILL_AFTER_S = 5.0
 
 STUB_TIMEOUT_S = 2.0
 """How long a stub has to see that its server is gone."""
+
+CONNECT_TIMEOUT_S = 2.0
 
 LOG_TAIL_LINES = 40
 
@@ -216,10 +219,15 @@ class TritonServer(ServerApi):
         raise kind(f"tritonserver {what}; {self.log}:\n{self.log_tail()}")
 
     def _is_ready(self) -> bool:
-        """Whether this server, and not another on a port we lost, has its models."""
+        """Whether this server, and not another on a port we lost, has its models and its ports.
+
+        It opens the port of its metrics after it has said over HTTP that it is ready.
+        """
         try:
-            _, about = self.request("/v2", timeout_s=2)
-            status, _ = self.request("/v2/health/ready", timeout_s=2)
+            _, about = self.request("/v2", timeout_s=CONNECT_TIMEOUT_S)
+            status, _ = self.request("/v2/health/ready", timeout_s=CONNECT_TIMEOUT_S)
+            for port in vars(self.ports).values():
+                socket.create_connection((LOCALHOST, port), timeout=CONNECT_TIMEOUT_S).close()
         except (OSError, http.client.HTTPException):
             return False
         return status == 200 and f'"name":"{self.id}"' in about
